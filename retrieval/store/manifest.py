@@ -1,0 +1,123 @@
+"""The manifest of one generation: what was built, from what, how good it is, and the checksum of every file.
+
+`manifest.json` is the first file read of a generation. Its schema version is checked before anything else; a key this
+version does not know is an error, so that a newer format is never read half. Knows nothing about paths or indexes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from retrieval.errors import DamagedData
+from retrieval.types import IdType, IndexKind, Metric, VectorDtype
+
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(_Record):
+    """Size and content hash of one file, by its path relative to the generation."""
+
+    size_bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Quarantine(_Record):
+    """Source rows that were refused, counted by reason, with the first few ids of each."""
+
+    counts: dict[str, int] = Field(default_factory=dict)
+    examples: dict[str, list[str]] = Field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Rows refused for any reason."""
+        return sum(self.counts.values())
+
+
+class FrontierPoint(_Record):
+    """Measured worth of one effort on held-out queries: recall against exact float32 search, latency of one query."""
+
+    params: dict[str, Any]
+    recall_at_10: float = Field(ge=0, le=1)
+    recall_at_100: float = Field(ge=0, le=1)
+    p50_ms: float = Field(ge=0)
+    p95_ms: float = Field(ge=0)
+    queries: int = Field(ge=1)
+
+
+class ShardManifest(_Record):
+    """One shard: its folder, rows, kind and the builder's own report."""
+
+    name: str = Field(pattern=r"^shard-\d{5}$")
+    rows: int = Field(ge=1)
+    kind: IndexKind
+    build_params: dict[str, Any]
+    report: dict[str, Any] = Field(default_factory=dict)
+
+
+class Manifest(_Record):
+    """Everything a server or a person has to know before the first index byte is read."""
+
+    schema_version: int = Field(SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
+    id: str = Field(pattern=r"^[0-9]{6}-[0-9a-f]{8}$")
+    parent: str | None = None
+    entity_type: str
+    space_id: str
+    metric: Metric
+    d: int = Field(ge=1)
+    id_type: IdType
+    vector_dtype: VectorDtype
+    placement: str
+    seed: int
+    rows_in: int = Field(ge=0)
+    rows: int = Field(ge=1)
+    quarantine: Quarantine
+    shards: list[ShardManifest] = Field(min_length=1)
+    default_search: dict[IndexKind, dict[str, Any]]
+    frontier: list[FrontierPoint]
+    library_versions: dict[str, str]
+    created_at: str
+    files: dict[str, FileEntry]
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON with a checksum of its own, as `from_bytes` expects it."""
+        body = self.model_dump(mode="json")
+        body["manifest_sha256"] = _digest(body)
+        return (json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, where: str) -> Manifest:
+        """Parse and check; DamagedData names `where` and the first thing that is wrong."""
+        try:
+            body = json.loads(data.decode())
+        except ValueError as error:
+            raise DamagedData(f"{where} is not readable JSON ({error}); roll back or rebuild this generation") from None
+        if not isinstance(body, dict):
+            raise DamagedData(f"{where} is not a JSON object; roll back or rebuild this generation")
+        version = body.get("schema_version")
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise DamagedData(
+                f"{where} has schema version {version}, this program reads up to {SCHEMA_VERSION}: install a newer program"
+            )
+        stated = body.pop("manifest_sha256", None)
+        if stated != _digest(body):
+            raise DamagedData(f"{where} does not match its own checksum; roll back or rebuild this generation")
+        try:
+            return cls(**body)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise DamagedData(f"{where}: field {name}: {first['msg'].lower()}") from None
+
+
+def _digest(body: dict[str, Any]) -> str:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
