@@ -1,0 +1,1 @@
+"""Jobs that turn entities into embeddings and embeddings into published generations. Imports nothing by itself."""

@@ -1,0 +1,1 @@
+"""Training and evaluation of towers. Knows nothing about indexes, stores or servers."""
