@@ -25,27 +25,31 @@ class _Params(BaseModel):
 class FlatBuild(_Params):
     """Exact index: nothing to tune but the stored type."""
 
-    vectors: VectorDtype = Field(VectorDtype.FLOAT16, description="type of the stored vectors")
+    vectors: VectorDtype = Field(default=VectorDtype.FLOAT16, description="type of the stored vectors")
 
 
 class IvfpqBuild(_Params):
     """Inverted lists of product-quantised codes (faiss)."""
 
-    vectors: VectorDtype = Field(VectorDtype.FLOAT16, description="type of the vectors kept for exact rescoring")
-    nlist: int = Field(0, ge=0, le=1_048_576, description="inverted lists; 0 chooses from the row count")
-    pq_dims: int = Field(
-        0, ge=0, le=32, description="dimensions per code; 0 chooses 2, or 1 or 3 where 2 does not divide"
+    vectors: VectorDtype = Field(
+        default=VectorDtype.FLOAT16, description="type of the vectors kept for exact rescoring"
     )
-    pq_bits: int = Field(4, ge=4, le=8, description="bits per code: 4 (fast-scan) or 8")
-    train_rows: int = Field(262_144, ge=256, le=16_777_216, description="cap of the training sample")
+    nlist: int = Field(default=0, ge=0, le=1_048_576, description="inverted lists; 0 chooses from the row count")
+    pq_dims: int = Field(
+        default=0, ge=0, le=32, description="dimensions per code; 0 chooses 2, or 1 or 3 where 2 does not divide"
+    )
+    pq_bits: int = Field(default=4, ge=4, le=8, description="bits per code: 4 (fast-scan) or 8")
+    train_rows: int = Field(default=262_144, ge=256, le=16_777_216, description="cap of the training sample")
 
 
 class HnswBuild(_Params):
     """Graph of Malkov and Yashunin (2016), built by hnswlib."""
 
-    vectors: VectorDtype = Field(VectorDtype.FLOAT16, description="type of the vectors kept for exact rescoring")
-    m: int = Field(16, ge=4, le=128, description="links per row above the base layer; twice as many on it")
-    ef_construction: int = Field(200, ge=8, le=4_000, description="candidate pool while building")
+    vectors: VectorDtype = Field(
+        default=VectorDtype.FLOAT16, description="type of the vectors kept for exact rescoring"
+    )
+    m: int = Field(default=16, ge=4, le=128, description="links per row above the base layer; twice as many on it")
+    ef_construction: int = Field(default=200, ge=8, le=4_000, description="candidate pool while building")
 
 
 class FlatSearch(_Params):
@@ -55,15 +59,17 @@ class FlatSearch(_Params):
 class IvfpqSearch(_Params):
     """Effort of an IVF-PQ search."""
 
-    nprobe: int = Field(64, ge=1, le=1_048_576, description="inverted lists visited")
-    rescore: int = Field(400, ge=1, le=200_000, description="candidates rescored exactly (at least k are)")
+    nprobe: int = Field(default=64, ge=1, le=1_048_576, description="inverted lists visited")
+    rescore: int = Field(default=400, ge=1, le=200_000, description="candidates rescored exactly (at least k are)")
 
 
 class HnswSearch(_Params):
     """Effort of a graph search."""
 
-    ef: int = Field(200, ge=1, le=20_000, description="candidate pool (at least k); all of it is rescored exactly")
-    max_distances: int = Field(0, ge=0, le=2**31 - 1, description="stop after so many distances; 0 never")
+    ef: int = Field(
+        default=200, ge=1, le=20_000, description="candidate pool (at least k); all of it is rescored exactly"
+    )
+    max_distances: int = Field(default=0, ge=0, le=2**31 - 1, description="stop after so many distances; 0 never")
 
 
 BuildParams: TypeAlias = FlatBuild | IvfpqBuild | HnswBuild

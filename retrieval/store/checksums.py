@@ -47,7 +47,7 @@ def findings(root: Path, expected: Mapping[str, FileEntry], *, threads: int = 4)
     """What is wrong with each file of a generation, empty when all is well: file name -> one phrase."""
     present = set(list_files(root))
     wrong = {name: "missing" for name in expected if name not in present}
-    wrong.update({name: "not in the manifest" for name in present - set(expected)})
+    wrong.update(dict.fromkeys(present - set(expected), "not in the manifest"))
     checkable = []
     for name in sorted(present & set(expected)):
         size = (root / name).stat().st_size
@@ -55,9 +55,17 @@ def findings(root: Path, expected: Mapping[str, FileEntry], *, threads: int = 4)
             wrong[name] = f"has {size} bytes, the manifest says {expected[name].size_bytes}"
         else:
             checkable.append(name)
-    for name, entry in sha256_files(root, checkable, threads=threads).items():
-        if entry.sha256 != expected[name].sha256:
-            wrong[name] = "does not match its SHA-256"
+
+    def differs(name: str) -> str | None:
+        try:
+            return None if sha256_file(root / name) == expected[name] else "does not match its SHA-256"
+        except StoreError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for name, finding in zip(checkable, pool.map(differs, checkable), strict=True):
+            if finding is not None:
+                wrong[name] = finding
     return dict(sorted(wrong.items()))
 
 

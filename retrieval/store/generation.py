@@ -34,10 +34,9 @@ class ShardFiles:
 
     def rows(self) -> pa.Table:
         """Ids (column "id") and attributes of the shard's rows in index order; DamagedData if they do not fit."""
-        source = pa.memory_map(str(self.path / ROWS_FILE))
         try:
-            table = pa.ipc.open_file(source).read_all()
-        except pa.ArrowInvalid as error:
+            table = pa.ipc.open_file(pa.memory_map(str(self.path / ROWS_FILE))).read_all()
+        except (pa.ArrowException, OSError) as error:
             raise DamagedData(f"{self.path / ROWS_FILE} is not an Arrow file: {error}") from error
         if table.num_rows != self.manifest.rows:
             raise DamagedData(

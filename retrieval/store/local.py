@@ -28,7 +28,7 @@ def check_entity_type(value: str) -> str:
     """Return `value` if it can name an entity type, else InvalidArgument."""
     if not _ENTITY_TYPE.fullmatch(value):
         raise InvalidArgument(
-            f"entity type {value!r} is not acceptable: it takes 1 to 63 lower-case letters, digits and _, a letter first"
+            f"entity type {value!r} is not acceptable: it takes 1 to 63 of a-z, 0-9 and _, a letter first"
         )
     return value
 
@@ -44,9 +44,30 @@ class Store:
             except OSError as error:
                 raise StoreError(f"cannot create store {self.root}: {error.strerror}") from error
         elif not self.root.is_dir():
-            raise StoreError(f"{self.root} is not a store: no such folder; build a generation into it first")
-        elif not self.entity_types() and any(self.root.iterdir()):
-            raise StoreError(f"{self.root} is not a store: it holds files but no <entity type>/generations folder")
+            why = "it is a file" if self.root.exists() else "no such folder"
+            raise StoreError(f"{self.root} is not a store: {why}; build a generation into a folder first")
+        if not self._looks_like_a_store():
+            raise StoreError(
+                f"{self.root} is not a store: it holds files but no <entity type>/generations folder; name a new folder"
+            )
+
+    def _looks_like_a_store(self) -> bool:
+        """Empty folders of entity types count: a build killed in its first moment leaves one."""
+        try:
+            return bool(self.entity_types()) or all(
+                _ENTITY_TYPE.fullmatch(child.name) and child.is_dir() and not any(child.iterdir())
+                for child in self.root.iterdir()
+            )
+        except OSError as error:
+            raise StoreError(f"cannot read store {self.root}: {error.strerror}") from error
+
+    def prepare(self, entity_type: str) -> Path:
+        """Make the folders of an entity type and return its home; the first thing that a build does."""
+        try:
+            self._generations(entity_type).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot create {self._generations(entity_type)}: {error.strerror}") from error
+        return self._home(entity_type)
 
     def entity_types(self) -> list[str]:
         """Entity types that have a folder of generations."""
@@ -146,21 +167,26 @@ class Store:
         return older[-1]
 
     def remove_old(self, entity_type: str, *, keep: int) -> list[str]:
-        """Delete all but the live and the newest `keep` generations; returns the deleted ids."""
+        """Delete all but the live and the newest `keep` (1 or more) generations; returns the deleted ids."""
+        if keep < 1:
+            raise InvalidArgument(f"keep = {keep} is not acceptable: at least 1 generation stays")
         live = self.current(entity_type)
         kept = {live, *self.generations(entity_type)[-keep:]}
         removed = [generation for generation in self.generations(entity_type) if generation not in kept]
         for generation in removed:
             path = self._generations(entity_type) / generation
             doomed = path.with_name(f".removed-{generation}")
-            os.rename(path, doomed)  # gone under its name at once, so that nobody opens a half-deleted folder
-            shutil.rmtree(doomed)
+            try:
+                os.rename(path, doomed)  # gone under its name at once, so that nobody opens a half-deleted folder
+                shutil.rmtree(doomed)
+            except OSError as error:
+                raise StoreError(f"cannot remove generation {path}: {error.strerror}") from error
         return removed
 
     def clean(self, entity_type: str) -> None:
-        """Remove what a killed publish or removal left behind."""
+        """Remove what a killed publish or removal left behind. Only for the holder of the build lock."""
         for path in self._home(entity_type).glob("CURRENT.*.tmp"):
-            path.unlink()
+            path.unlink(missing_ok=True)
         for path in self._generations(entity_type).glob(".removed-*"):
             shutil.rmtree(path)
 

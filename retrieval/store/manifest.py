@@ -66,8 +66,9 @@ class ShardManifest(_Record):
 class Manifest(_Record):
     """Everything a server or a person has to know before the first index byte is read."""
 
-    schema_version: int = Field(SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
+    schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
     id: str = Field(pattern=r"^[0-9]{6}-[0-9a-f]{8}$")
+    plan_digest: str = ""  # SHA-256 of the plan (source content, parameters, versions) that this generation carries out
     parent: str | None = None
     entity_type: str
     space_id: str
@@ -83,6 +84,8 @@ class Manifest(_Record):
     shards: list[ShardManifest] = Field(min_length=1)
     default_search: dict[IndexKind, dict[str, Any]]
     frontier: list[FrontierPoint]
+    query_source: str = ""  # where the queries behind the frontier come from, in words
+    warnings: list[str] = Field(default_factory=list)
     library_versions: dict[str, str]
     created_at: str
     files: dict[str, FileEntry]
@@ -91,7 +94,7 @@ class Manifest(_Record):
         """Canonical JSON with a checksum of its own, as `from_bytes` expects it."""
         body = self.model_dump(mode="json")
         body["manifest_sha256"] = _digest(body)
-        return (json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+        return _canonical(body)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str) -> Manifest:
@@ -105,10 +108,12 @@ class Manifest(_Record):
         version = body.get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise DamagedData(
-                f"{where} has schema version {version}, this program reads up to {SCHEMA_VERSION}: install a newer program"
+                f"{where} has schema version {version}, this program reads up to {SCHEMA_VERSION}: install a newer one"
             )
+        # compared as bytes too: some changed bytes (1e-05 and 1E-05, a lost last newline) parse to the same values
+        as_written = data == _canonical(body)
         stated = body.pop("manifest_sha256", None)
-        if stated != _digest(body):
+        if stated != _digest(body) or not as_written:
             raise DamagedData(f"{where} does not match its own checksum; roll back or rebuild this generation")
         try:
             return cls(**body)
@@ -116,6 +121,10 @@ class Manifest(_Record):
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
             raise DamagedData(f"{where}: field {name}: {first['msg'].lower()}") from None
+
+
+def _canonical(body: dict[str, Any]) -> bytes:
+    return (json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
 def _digest(body: dict[str, Any]) -> str:
