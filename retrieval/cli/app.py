@@ -7,14 +7,13 @@ packages that build on this one (the benchmarks) come in through the entry-point
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Annotated, Any
 
-import click
 import typer
 import typer.main
+from typer.core import TyperGroup
 
 from retrieval import __version__
 from retrieval.errors import InvalidArgument, RetrievalError
@@ -34,50 +33,62 @@ _VERBS = {
 }
 
 
-class _Verbs(click.Group):
+class _Verbs(TyperGroup):
     """Loads a verb's module when it is called."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return [*_VERBS, *(point.name for point in entry_points(group="retrieval.commands"))]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in _VERBS:
             module, function, _ = _VERBS[cmd_name]
             app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
             app.command(name=cmd_name)(getattr(importlib.import_module(module), function))
-            return _named(typer.main.get_command(app), cmd_name)
+            return _named(app, cmd_name)
         for point in entry_points(group="retrieval.commands", name=cmd_name):
-            return _named(typer.main.get_command(point.load()), cmd_name)
+            return _named(point.load(), cmd_name)
         return None
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        # written from the table, because asking each verb for its own line would import all of them
         rows = [(verb, line) for verb, (_, _, line) in _VERBS.items()]
         rows += [(point.name, "Commands of another package.") for point in entry_points(group="retrieval.commands")]
+        formatter.write_usage("retrieval", "COMMAND [ARGS]...")
+        formatter.write_paragraph()
+        formatter.write_text(str(self.help))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
 
-def _named(command: Any, name: str) -> click.Command:
+def _named(app: typer.Typer, name: str) -> Any:
+    command = typer.main.get_command(app)
     command.name = name
-    return command  # type: ignore[no-any-return]
+    return command
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"retrieval {__version__}")
+        raise typer.Exit
 
 
 def main() -> None:
     """Entry point of the console script."""
-    group = _Verbs(name="retrieval", help="Train, build, serve and measure embedding retrieval.")
-    click.version_option(__version__, prog_name="retrieval")(group)
+    app = typer.Typer(cls=_Verbs, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+    @app.callback(help="Train, build, serve and measure embedding retrieval; `retrieval COMMAND --help` tells more.")
+    def _(
+        version: Annotated[
+            bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+        ] = False,
+    ) -> None: ...
+
     try:
-        sys.exit(group.main(standalone_mode=False) or 0)
+        typer.main.get_command(app)(prog_name="retrieval")
     except RetrievalError as error:
         print(f"retrieval: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InvalidArgument) else 1)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        print("retrieval: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        # the reader of our output has gone (`… | head`): not an error of ours, and nothing more can be said
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+    except OSError as error:
+        # a full disk or a folder that may not be written is the machine's state, not a defect of the program
+        print(f"retrieval: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)

@@ -259,16 +259,18 @@ class GenerationDescription(_message.Message):
     def __init__(self, entity_type: _Optional[str] = ..., generation: _Optional[str] = ..., space_id: _Optional[str] = ..., metric: _Optional[str] = ..., d: _Optional[int] = ..., id_type: _Optional[str] = ..., rows: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardDescription, _Mapping]]] = ..., frontier: _Optional[_Iterable[_Union[FrontierPoint, _Mapping]]] = ..., attributes: _Optional[_Iterable[str]] = ..., refused: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_k", "max_text_characters", "max_batch", "max_message_bytes")
+    __slots__ = ("max_k", "max_text_characters", "max_batch", "max_message_bytes", "max_candidates")
     MAX_K_FIELD_NUMBER: _ClassVar[int]
     MAX_TEXT_CHARACTERS_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     max_k: int
     max_text_characters: int
     max_batch: int
     max_message_bytes: int
-    def __init__(self, max_k: _Optional[int] = ..., max_text_characters: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
+    max_candidates: int
+    def __init__(self, max_k: _Optional[int] = ..., max_text_characters: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_candidates: _Optional[int] = ...) -> None: ...
 
 class DescribeResponse(_message.Message):
     __slots__ = ("version", "query_space_id", "compatible_space_ids", "generations", "limits")

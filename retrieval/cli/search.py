@@ -1,0 +1,97 @@
+"""`retrieval search`: one query to a running server, as a table for people or one JSON object for programs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from retrieval.client import Effort, Ranking, RetrievalClient, SearchResult, Source
+
+_TITLE_COLUMNS = ("title", "name", "text")  # the first of these that the served types have is shown
+
+
+def search(
+    text: Annotated[str, typer.Argument(help="what a person would type")],
+    target: Annotated[str, typer.Option(help="host:port of the server")] = "127.0.0.1:8980",
+    entity_type: Annotated[list[str] | None, typer.Option(help="search only this type; may be given again")] = None,
+    k: Annotated[int, typer.Option("-k", "--k", help="how many candidates to show")] = 10,
+    ef: Annotated[int | None, typer.Option(help="HNSW candidate pool: larger finds more, slower")] = None,
+    nprobe: Annotated[int | None, typer.Option(help="IVF-PQ lists visited: more finds more, slower")] = None,
+    rescore: Annotated[int | None, typer.Option(help="IVF-PQ candidates rescored exactly")] = None,
+    grouped: Annotated[
+        bool, typer.Option("--grouped", help="one ranking per entity type instead of one over all")
+    ] = False,
+    attribute: Annotated[list[str] | None, typer.Option(help="column to show; may be given again")] = None,
+    timeout: Annotated[float, typer.Option(help="seconds to wait for the answer")] = 10.0,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of tables")] = False,
+) -> None:
+    """Ask a running server for the candidates of a text."""
+    effort = (
+        None if ef is None and nprobe is None and rescore is None else Effort(ef=ef, nprobe=nprobe, rescore=rescore)
+    )
+    with RetrievalClient(target, timeout_s=timeout) as client:
+        columns = attribute or _title_column(client, entity_type or [])
+        result = client.search(
+            text, entity_types=entity_type or [], k=k, effort=effort, grouped=grouped, attributes=columns
+        )
+    if as_json:
+        print(json.dumps(_plain(text, result), ensure_ascii=False))
+        return
+    console = Console()
+    for ranking in result.candidates:
+        console.print(_table(ranking, columns))
+    for source in result.sources:
+        console.print(_worth(source), highlight=False)
+    timings = result.timings
+    console.print(
+        f"encode {timings.encode_ns / 1e6:.2f} ms · search {timings.search_ns / 1e6:.2f} ms · merge "
+        f"{timings.merge_ns / 1e6:.2f} ms · total {timings.total_ns / 1e6:.2f} ms",
+        highlight=False,
+    )
+
+
+def _title_column(client: RetrievalClient, entity_types: list[str]) -> list[str]:
+    served = [each for each in client.describe().generations if not entity_types or each.entity_type in entity_types]
+    known = {name for each in served for name in each.attributes}
+    return [name for name in _TITLE_COLUMNS if name in known][:1]
+
+
+def _table(ranking: Ranking, columns: list[str]) -> Table:
+    table = Table(title=ranking.entity_type, title_justify="left")
+    for heading in ("rank", "type", "id"):
+        table.add_column(heading, justify="right" if heading == "rank" else "left", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
+    for name in columns:
+        table.add_column(name)
+    for each in ranking:
+        values = ["" if each.attributes[name] is None else str(each.attributes[name]) for name in columns]
+        table.add_row(str(each.rank), each.entity_type, str(each.id), f"{each.score:.4f}", *values)
+    return table
+
+
+def _worth(source: Source) -> str:
+    recall = "not measured at this effort" if source.recall_at_100 is None else f"{source.recall_at_100:.3f}"
+    effort = ", ".join(f"{name} {value}" for name, value in asdict(source.effort).items() if value is not None)
+    line = (
+        f"{source.entity_type}: recall@100 {recall} · coverage {source.coverage:.3f} of {source.rows:,} rows · "
+        f"generation {source.generation} · effort {effort or 'exact'}"
+    )
+    return " · ".join([line, *source.degraded])
+
+
+def _plain(text: str, result: SearchResult) -> dict[str, Any]:
+    return {
+        "query": text,
+        "query_space_id": result.query_space_id,
+        "candidates": [
+            {"entity_type": ranking.entity_type, "ranking": [asdict(each) for each in ranking]}
+            for ranking in result.candidates
+        ],
+        "sources": [asdict(source) for source in result.sources],
+        "timings": asdict(result.timings),
+    }

@@ -1,0 +1,35 @@
+"""The Python client of a retrieval server: typed answers, a deadline on every call, bounded retries.
+
+Only UNAVAILABLE is tried again, by gRPC itself. Errors come back as the classes of `retrieval.errors` with the server's
+own sentence. Knows the wire types only, nothing of the server.
+
+    with RetrievalClient("localhost:8980") as client:
+        for candidate in client.search("red dress", k=10, attributes=["title"]).candidates[0]:
+            print(candidate.id, candidate.score, candidate.attributes["title"])
+"""
+
+from retrieval.client.answers import (
+    Candidate,
+    Effort,
+    Entity,
+    Ranking,
+    ScoreResult,
+    SearchResult,
+    Source,
+    Timings,
+    Vector,
+)
+from retrieval.client.connection import RetrievalClient
+
+__all__ = [
+    "Candidate",
+    "Effort",
+    "Entity",
+    "Ranking",
+    "RetrievalClient",
+    "ScoreResult",
+    "SearchResult",
+    "Source",
+    "Timings",
+    "Vector",
+]

@@ -1,0 +1,174 @@
+"""The connection: one channel, a deadline on every call, bounded retries, errors as this package's classes.
+
+Knows nothing about how messages are laid out (`messages`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+import grpc
+import numpy as np
+
+from retrieval import errors
+from retrieval.client import messages
+from retrieval.client.answers import Effort, Entity, ScoreResult, SearchResult, Vector
+from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
+from retrieval.pb.retrieval.v1 import retrieval_pb2_grpc
+from retrieval.types import F32, AnyArray
+
+_ERROR_METADATA_KEY = "retrieval-error"
+_SERVICE_CONFIG = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [{"service": "retrieval.v1.Retrieval"}],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.05s",
+                    "maxBackoff": "1s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ]
+    }
+)
+# what a status means when the server did not name the class: it came from gRPC itself or from another program
+_BY_STATUS: dict[grpc.StatusCode, type[errors.RetrievalError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidArgument,
+    grpc.StatusCode.FAILED_PRECONDITION: errors.FailedPrecondition,
+    grpc.StatusCode.DATA_LOSS: errors.DamagedData,
+    grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.Unavailable,
+    grpc.StatusCode.CANCELLED: errors.Unavailable,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Unavailable,
+}
+
+
+class RetrievalClient:
+    """A connection to one server, or to several behind one name; any number of threads may use it.
+
+    target: host:port or any gRPC target. timeout_s: deadline of a call that does not bring its own, retries included.
+    """
+
+    def __init__(self, target: str, *, timeout_s: float = 10.0) -> None:
+        self._timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(
+            target,
+            options=[
+                ("grpc.service_config", _SERVICE_CONFIG),
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_send_message_length", -1),
+            ],
+        )
+        # grpc's generated stub has no types
+        self._stub: Any = retrieval_pb2_grpc.RetrievalStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> RetrievalClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def search(
+        self,
+        query: str | Vector | Entity,
+        *,
+        entity_types: Sequence[str] = (),
+        k: int = 10,
+        effort: Effort | None = None,
+        grouped: bool = False,
+        attributes: Sequence[str] = (),
+        minimum_coverage: float = 0.0,
+        timeout_s: float | None = None,
+    ) -> SearchResult:
+        """Candidates of one query; entity_types empty searches all, grouped gives k of each type.
+
+        Raises the errors of `retrieval.errors`: InvalidQuery, InvalidParams, SpaceMismatch, FailedPrecondition, and
+        Unavailable when the server, its shards or the time do not suffice.
+        """
+        request = messages.build(
+            pb.SearchRequest,
+            query=messages.write_query(query),
+            **messages.write_wanted(entity_types, k, effort, grouped, attributes, minimum_coverage),
+        )
+        return messages.read_search(self._call(self._stub.Search, request, timeout_s))
+
+    def search_batch(
+        self,
+        queries: Sequence[str | Vector | Entity],
+        *,
+        entity_types: Sequence[str] = (),
+        k: int = 10,
+        effort: Effort | None = None,
+        grouped: bool = False,
+        attributes: Sequence[str] = (),
+        minimum_coverage: float = 0.0,
+        timeout_s: float | None = None,
+    ) -> list[SearchResult]:
+        """Candidates of several queries, answered together in their order; raises what `search` raises."""
+        request = messages.build(
+            pb.SearchBatchRequest,
+            queries=[messages.write_query(query) for query in queries],
+            **messages.write_wanted(entity_types, k, effort, grouped, attributes, minimum_coverage),
+        )
+        response = self._call(self._stub.SearchBatch, request, timeout_s)
+        return [messages.read_search(answer) for answer in response.responses]
+
+    def embed(self, texts: Sequence[str], *, timeout_s: float | None = None) -> tuple[F32, str]:
+        """Unit vectors float32 [n, d] of texts, and their space id; FailedPrecondition where no tower is served."""
+        response = self._call(self._stub.Embed, messages.build(pb.EmbedRequest, texts=list(texts)), timeout_s)
+        vectors = [np.array(vector.values, np.float32) for vector in response.vectors]
+        return np.stack(vectors), response.vectors[0].space_id
+
+    def score(
+        self,
+        query: str | Vector | Entity,
+        entity_type: str,
+        ids: Sequence[int] | Sequence[str] | AnyArray,
+        *,
+        timeout_s: float | None = None,
+    ) -> ScoreResult:
+        """Exact scores of given entities for one query; raises what `search` raises."""
+        plain = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+        form = "string_ids" if plain and isinstance(plain[0], str) else "int64_ids"
+        request = messages.build(
+            pb.ScoreRequest, query=messages.write_query(query), entity_type=entity_type, **{form: plain}
+        )
+        response = self._call(self._stub.Score, request, timeout_s)
+        return messages.read_score(response)
+
+    def describe(self, *, timeout_s: float | None = None) -> pb.DescribeResponse:
+        """What is served, as the wire message: generations, spaces, limits."""
+        response: pb.DescribeResponse = self._call(self._stub.Describe, pb.DescribeRequest(), timeout_s)
+        return response
+
+    def _call(self, method: Callable[..., Any], request: Any, timeout_s: float | None) -> Any:
+        seconds = self._timeout_s if timeout_s is None else timeout_s
+        try:
+            return method(request, timeout=seconds)
+        except grpc.RpcError as error:
+            raise _translated(error, seconds) from None
+
+
+def _translated(error: Any, seconds: float) -> errors.RetrievalError:
+    code, sentence = error.code(), error.details() or ""
+    named = dict(error.trailing_metadata() or ()).get(_ERROR_METADATA_KEY)
+    kind = getattr(errors, str(named), None) if named else None
+    if isinstance(kind, type) and issubclass(kind, errors.RetrievalError):
+        return kind(sentence)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in sentence:
+        return errors.InvalidQuery(f"the message is over the server's size limit ({sentence}): send less in one call")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return errors.Unavailable(f"no answer within {seconds:g} s: try again, or allow more time")
+    return _BY_STATUS.get(code, errors.RetrievalError)(f"{sentence or 'the call failed'} ({code.name})")

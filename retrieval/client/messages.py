@@ -1,0 +1,123 @@
+"""The client's values to wire messages and back. Knows nothing about channels or deadlines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from retrieval import errors
+from retrieval.client.answers import Effort, Entity, Ranking, ScoreResult, SearchResult, Source, Timings, Vector
+from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
+
+_R = TypeVar("_R")
+
+
+def build(kind: type[_R], **values: Any) -> _R:
+    """The message of these fields; InvalidQuery when a value does not fit its field."""
+    try:
+        return kind(**values)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise errors.InvalidQuery(f"the request cannot be written as a message: {error}") from None
+
+
+def write_query(query: str | Vector | Entity) -> pb.Query:
+    """A query; InvalidQuery for a vector that is not a list of numbers."""
+    if isinstance(query, str):
+        return build(pb.Query, text=query)
+    if isinstance(query, Vector):
+        try:
+            values = np.asarray(query.values, np.float32)
+        except (TypeError, ValueError):
+            raise errors.InvalidQuery(
+                "the query vector does not consist of numbers: give one float per dimension"
+            ) from None
+        if values.ndim != 1:
+            raise errors.InvalidQuery(f"the query vector has shape {list(values.shape)}: give one float per dimension")
+        return pb.Query(vector=build(pb.Vector, values=values.tolist(), space_id=query.space_id))
+    form = "string_id" if isinstance(query.id, str) else "int64_id"
+    return pb.Query(entity=build(pb.EntityRef, entity_type=query.entity_type, **{form: query.id}))
+
+
+def write_wanted(
+    entity_types: Sequence[str],
+    k: int,
+    effort: Effort | None,
+    grouped: bool,
+    attributes: Sequence[str],
+    minimum_coverage: float,
+) -> dict[str, Any]:
+    """The fields that a search and a batch share."""
+    values: dict[str, Any] = {
+        "entity_types": list(entity_types),
+        "k": k,
+        "grouping": pb.BY_ENTITY_TYPE if grouped else pb.MERGED,
+        "attributes": list(attributes),
+        "minimum_coverage": minimum_coverage,
+    }
+    if effort is not None:
+        values["effort"] = build(pb.Effort, ef=effort.ef, nprobe=effort.nprobe, rescore=effort.rescore)
+    return values
+
+
+def read_search(message: pb.SearchResponse) -> SearchResult:
+    """The answer to one query."""
+    sources = tuple(read_source(source) for source in message.sources)
+    return SearchResult(
+        candidates=tuple(_read_ranking(candidates, sources) for candidates in message.candidates),
+        sources=sources,
+        query_space_id=message.query_space_id,
+        timings=read_timings(message.timings),
+    )
+
+
+def _read_ranking(message: pb.Candidates, sources: tuple[Source, ...]) -> Ranking:
+    if message.entity_type:
+        entity_types = [message.entity_type] * len(message.scores)
+    else:
+        entity_types = [sources[place].entity_type for place in message.source_index]
+    return Ranking(
+        entity_type=message.entity_type or None,
+        entity_types=entity_types,
+        ids=list(message.string_ids) if message.string_ids else np.array(message.int64_ids, np.int64),
+        scores=np.array(message.scores, np.float32),
+        attributes={each.name: [json.loads(value) for value in each.json_values] for each in message.attributes},
+    )
+
+
+def read_score(message: pb.ScoreResponse) -> ScoreResult:
+    """Exact scores."""
+    return ScoreResult(
+        scores=np.array(message.scores, np.float32),
+        found=np.array(message.found, bool),
+        source=read_source(message.source),
+        query_space_id=message.query_space_id,
+        timings=read_timings(message.timings),
+    )
+
+
+def read_source(message: pb.Source) -> Source:
+    """What a part of an answer is worth."""
+    return Source(
+        entity_type=message.entity_type,
+        generation=message.generation,
+        space_id=message.space_id,
+        rows=message.rows,
+        coverage=message.coverage,
+        effort=Effort(**{each.name: value for each, value in message.effort.ListFields()}),
+        recall_at_10=message.recall_at_10 if message.HasField("recall_at_10") else None,
+        recall_at_100=message.recall_at_100 if message.HasField("recall_at_100") else None,
+        degraded=tuple(message.degraded),
+    )
+
+
+def read_timings(message: pb.Timings) -> Timings:
+    """Stage timings."""
+    return Timings(
+        encode_ns=message.encode_ns,
+        search_ns=message.search_ns,
+        merge_ns=message.merge_ns,
+        total_ns=message.total_ns,
+    )

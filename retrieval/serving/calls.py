@@ -1,0 +1,175 @@
+"""What goes into the engine and what comes out, as plain frozen values.
+
+Queries are one of three types; an answer is rankings (what was found), sources (what that is worth, one per entity
+type) and timings. Knows nothing about protobuf, towers or indexes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import pyarrow as pa
+
+from retrieval.store import Manifest
+from retrieval.types import F32, I32, AnyArray, Bool, StrEnum
+
+EntityId: TypeAlias = int | str
+
+
+class Grouping(StrEnum):
+    """How the answers of several entity types are put together."""
+
+    MERGED = "merged"  # one ranking over all types
+    BY_ENTITY_TYPE = "by_entity_type"  # one ranking per type, k each
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextQuery:
+    """Words that a person typed."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorQuery:
+    """A vector [d] that the caller encoded, and the space it belongs to."""
+
+    values: AnyArray
+    space_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntityQuery:
+    """The stored vector of an entity: "more like this"."""
+
+    entity_type: str
+    id: EntityId
+
+
+Query: TypeAlias = TextQuery | VectorQuery | EntityQuery
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """Search parameters; None takes the generation's default, and each applies to its index kind only."""
+
+    ef: int | None = None
+    nprobe: int | None = None
+    rescore: int | None = None
+
+
+DEFAULT_EFFORT = Effort()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one call may ask for; beyond it the caller gets InvalidQuery."""
+
+    max_k: int = 10_000
+    max_text_characters: int = 9_999
+    max_batch: int = 1_000
+    max_candidates: int = 1_000_000  # queries x k x entity types, which bounds the memory of one call
+    max_message_bytes: int = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a search asks for beside its queries."""
+
+    entity_types: tuple[str, ...] = ()  # empty: all that are served
+    k: int = 10
+    effort: Effort = DEFAULT_EFFORT
+    grouping: Grouping = Grouping.MERGED
+    attributes: tuple[str, ...] = ()
+    minimum_coverage: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Candidates of one query in the tie order (score descending, id ascending).
+
+    entity_type: None in a ranking merged over several types; ids: int64 [n], or object [n] of str; scores: float32
+    [n]; source_index: int32 [n], each candidate's type as its place in the answer's sources; attributes: one Arrow
+    array [n] per column asked for, null where the entity's type has no such column.
+    """
+
+    entity_type: str | None
+    ids: AnyArray
+    scores: F32
+    source_index: I32
+    attributes: dict[str, pa.Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What the part of an answer that came from one entity type is worth."""
+
+    entity_type: str
+    generation: str
+    space_id: str
+    rows: int
+    coverage: float  # share of the rows that were searched
+    effort: Effort  # as used
+    recall_at_10: float | None  # that the build measured for exactly this effort, None if it did not
+    recall_at_100: float | None
+    degraded: tuple[str, ...]  # why the answer is worth less than asked; empty when it is not
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """Nanoseconds per stage; those of a batch are shared by its answers."""
+
+    encode_ns: int = 0
+    search_ns: int = 0
+    merge_ns: int = 0
+    total_ns: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchAnswer:
+    """Answer to one query."""
+
+    rankings: tuple[Ranking, ...]
+    sources: tuple[Source, ...]
+    query_space_id: str
+    timings: Timings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding:
+    """Unit vectors float32 [n, d] and their space."""
+
+    vectors: F32
+    space_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreAnswer:
+    """Exact scores float32 [n] of the ids asked for, in their order; 0 where found [n] is False."""
+
+    scores: F32
+    found: Bool
+    source: Source
+    query_space_id: str
+    timings: Timings
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationDescription:
+    """A generation that is served: its manifest, its attribute columns, and why newer ones were refused."""
+
+    manifest: Manifest
+    columns: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What is served."""
+
+    version: str
+    query_space_id: str | None  # None: there is no query tower
+    compatible_space_ids: tuple[str, ...]
+    generations: tuple[GenerationDescription, ...]
+    limits: Limits

@@ -1,0 +1,93 @@
+"""From a store to what the engine serves: verified, probed in a child process, opened here, warmed up.
+
+For each entity type the generation that CURRENT names comes first. One that is damaged is refused by name and the
+newest older good one takes its place; never a newer one, because nobody published it. Knows no gRPC.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from retrieval.errors import DamagedData, NoGeneration, SpaceMismatch, StoreError
+from retrieval.serving.calls import GenerationDescription
+from retrieval.serving.config import ServingSettings
+from retrieval.serving.effort import Efforts
+from retrieval.serving.encode import TextTower
+from retrieval.serving.probe import probe, search_once
+from retrieval.serving.rankings import Served
+from retrieval.serving.shards import LocalShard, open_shards
+from retrieval.store import Generation, Store
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Good:
+    generation: Generation
+    shards: list[LocalShard]
+
+
+def load_store(settings: ServingSettings) -> dict[str, Served]:
+    """Open the live generation of every entity type that has one published.
+
+    Raises StoreError (not a store), NoGeneration (nothing published) and DamagedData (a type without one good
+    generation), MissingDependency (an index library is not installed).
+    """
+    store = Store(settings.store)
+    served: dict[str, Served] = {}
+    for entity_type in store.entity_types():
+        try:
+            live = store.current(entity_type)
+        except NoGeneration:
+            _log.warning("nothing is published for %s, so it is not served", entity_type)
+            continue
+        served[entity_type] = load_type(store, entity_type, live, settings)
+    if not served:
+        raise NoGeneration(f"nothing is published in {settings.store}: build a generation into it first")
+    return served
+
+
+def load_type(store: Store, entity_type: str, live: str, settings: ServingSettings) -> Served:
+    """Open generation `live` of one entity type, or the newest older good one; DamagedData when none is good."""
+    refused: list[str] = []
+    older = [name for name in reversed(store.generations(entity_type)) if name < live]
+    for name in [live, *older]:
+        try:
+            good = _open(store, entity_type, name, settings)
+        except (DamagedData, StoreError, NoGeneration) as error:
+            _log.error("refused %s generation %s: %s", entity_type, name, error)
+            refused.append(f"{name}: {error}")
+            continue
+        if refused:
+            _log.warning("serving %s generation %s instead of %s", entity_type, name, live)
+        columns = dict.fromkeys(column for shard in good.shards for column in shard.columns)
+        about = GenerationDescription(manifest=good.generation.manifest, columns=tuple(columns), refused=tuple(refused))
+        return Served(about=about, shards=tuple(good.shards), efforts=Efforts(about.manifest))
+    raise DamagedData(f"no good generation of {entity_type} in {store.root}: {' | '.join(refused)}")
+
+
+def check_tower(tower: TextTower, served: dict[str, Served]) -> None:
+    """SpaceMismatch when the tower's vectors may search none of the generations; a warning for each they may not."""
+    spaces = {name: each.about.manifest.space_id for name, each in served.items()}
+    foreign = {name: space for name, space in spaces.items() if space not in {tower.space_id, *tower.compatible}}
+    if len(foreign) == len(spaces):
+        named = ", ".join(f"{name} of space {space}" for name, space in foreign.items())
+        raise SpaceMismatch(
+            f"the checkpoint's space {tower.space_id} fits nothing that is published ({named}): serve the checkpoint "
+            "the store was embedded with, or embed and build again"
+        )
+    for name, space in foreign.items():
+        _log.warning("text queries cannot search %s: its space is %s, the checkpoint's %s", name, space, tower.space_id)
+
+
+def _open(store: Store, entity_type: str, name: str, settings: ServingSettings) -> _Good:
+    # the order is the point: no library opens a file before its checksum is known, and none opens it here before a
+    # child process has survived it
+    generation = store.open(entity_type, name, threads=settings.checksum_threads)
+    if generation.manifest.entity_type != entity_type:
+        raise DamagedData(f"generation {name} is of {generation.manifest.entity_type}, but lies under {entity_type}")
+    probe(generation, seconds=settings.probe_seconds)
+    shards = open_shards(generation)
+    search_once(generation, shards)  # the warm-up: the first caller shall not pay for the first touch of the pages
+    return _Good(generation=generation, shards=shards)
