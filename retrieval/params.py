@@ -66,9 +66,7 @@ class IvfpqSearch(_Params):
 class HnswSearch(_Params):
     """Effort of a graph search."""
 
-    ef: int = Field(
-        default=200, ge=1, le=20_000, description="candidate pool (at least k); all of it is rescored exactly"
-    )
+    ef: int = Field(default=200, ge=1, le=20_000, description="candidate pool (at least k)")
     max_distances: int = Field(default=0, ge=0, le=2**31 - 1, description="stop after so many distances; 0 never")
 
 

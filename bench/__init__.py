@@ -1,0 +1,1 @@
+"""Measurements: recall beside latency, ours beside the libraries a user could pick instead."""
