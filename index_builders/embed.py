@@ -149,14 +149,15 @@ def embed_part(
     table = pa.Table.from_batches(list(_read_rows(file.path, start, count)))
     if table.num_rows != count:
         raise InvalidData(f"{file.path} has fewer rows than when it was planned: run the embedding again")
-    texts = tower.texts(table)
-    kept = [row for row, text in enumerate(texts) if text]
-    missing = [row for row, text in enumerate(texts) if not text]
+    there = tower.present(table).tolist()
+    kept = [row for row, found in enumerate(there) if found]
+    missing = [row for row, found in enumerate(there) if not found]
     examples = [str(table.column(plan.id_column)[row].as_py()) for row in missing[:_EXAMPLES]]
-    vectors = tower.encode_texts([texts[row] for row in kept], on_batch=on_batch)
+    source = table.take(pa.array(kept, pa.int64()))
+    vectors = tower.encode(source, on_batch=on_batch)
     embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), plan.d)
     others = [name for name in table.column_names if name != plan.id_column]
-    table = table.take(pa.array(kept, pa.int64())).select([plan.id_column, *others])
+    table = source.select([plan.id_column, *others])
     table = table.add_column(1, EMBEDDING_COLUMN, embedding).replace_schema_metadata(
         {SPACE_KEY: plan.space_id.encode()}
     )
@@ -238,7 +239,7 @@ def _check_schema(
         raise InvalidData(f"{file} has a column {EMBEDDING_COLUMN!r} already: drop or rename it")
     if not schema.equals(first):
         raise InvalidData(f"{file} has other columns than {first_file}: the files of one source are one table")
-    tower.texts(schema.empty_table())  # says which text columns are missing or of a wrong type
+    tower.present(schema.empty_table())  # says which columns are missing or of a wrong type
 
 
 def _claim(plan: EmbedPlan) -> None:

@@ -1,0 +1,92 @@
+"""Stage 5, publish: the manifest over every byte, then one rename, then the pointer.
+
+Nothing is visible to a server before the rename, nothing is served before the pointer moves, and a crash between any
+two steps leaves the old generation serving. Knows nothing about index kinds.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+from index_builders.add import shard_name
+from index_builders.plan import Plan, Progress
+from index_builders.staging import Staging, write_atomically, writing
+from retrieval.errors import DamagedData, NoGeneration
+from retrieval.store import Generation, Manifest, ShardManifest, Store
+from retrieval.store.checksums import list_files, sha256_files
+from retrieval.store.manifest import MANIFEST_FILE, FrontierPoint, Quarantine
+
+
+def publish(
+    plan: Plan,
+    staging: Staging,
+    store: Store,
+    *,
+    read: dict[str, Any],
+    shards: list[dict[str, Any]],
+    verified: dict[str, Any],
+    live: bool,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Make the staged folder a generation and, if `live`, the live one; StoreError when the disk refuses."""
+    parent = current_or_none(store, plan.entity_type)
+    with writing(staging.generation):
+        manifest = Manifest(
+            id=store.next_id(plan.entity_type, plan.digest),
+            plan_digest=plan.digest,
+            parent=parent,
+            entity_type=plan.entity_type,
+            space_id=plan.space_id,
+            metric=plan.metric,
+            d=plan.d,
+            id_type=plan.id_type,
+            vector_dtype=plan.build_params.vectors,
+            placement=plan.placement,
+            seed=plan.seed,
+            rows_in=read["rows_in"],
+            rows=sum(read["rows"]),
+            quarantine=Quarantine(**read["quarantine"]),
+            shards=[
+                ShardManifest(
+                    name=shard_name(i), rows=read["rows"][i], kind=plan.kind, build_params=plan.params, report=report
+                )
+                for i, report in enumerate(shards)
+            ],
+            default_search={plan.kind: verified["default"]},
+            frontier=[FrontierPoint(**point) for point in verified["frontier"]],
+            query_source=verified["query_source"],
+            warnings=verified["warnings"],
+            library_versions=plan.library_versions,
+            created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            files=sha256_files(staging.generation, list_files(staging.generation)),
+        )
+        write_atomically(staging.generation / MANIFEST_FILE, manifest.to_bytes())
+    store.admit(staging.generation, plan.entity_type, manifest.id)
+    if live:
+        store.publish(plan.entity_type, manifest.id)
+    if progress is not None:
+        progress("publish", 1, 1)
+    return manifest
+
+
+def find_built(store: Store, plan: Plan) -> Generation | None:
+    """The newest whole generation that an identical plan has made; a damaged one does not count."""
+    for generation in reversed(store.generations(plan.entity_type)):
+        if not generation.endswith(plan.digest[:8]):
+            continue
+        try:
+            found = store.open(plan.entity_type, generation)
+        except DamagedData:
+            continue
+        if found.manifest.plan_digest == plan.digest:
+            return found
+    return None
+
+
+def current_or_none(store: Store, entity_type: str) -> str | None:
+    """Id of the live generation, None when nothing is live."""
+    try:
+        return store.current(entity_type)
+    except NoGeneration:
+        return None

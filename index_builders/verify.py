@@ -1,0 +1,186 @@
+"""Stage 4, verify: how good the built index really is, measured on the files that will be served.
+
+Every shard is opened from its staged files, one at a time, so that no more than one is in memory. The merged answer is
+held against exact search over float32 for a ladder of efforts; the cheapest effort that reaches the wanted recall
+becomes the default. Latency is that of one thread searching the shards one after another. Knows nothing about stores.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from retrieval import topk
+from retrieval.errors import BuildFailed
+from retrieval.indexes import open_index
+from retrieval.params import SEARCH_PARAMS, SearchParams, make_params
+from retrieval.store.manifest import FrontierPoint
+from retrieval.types import F32, I32, I64, NO_ROW, AnyArray, IndexKind, Metric
+
+K = 100
+CANARIES, CANARY_K = 16, 10
+# from K on: a smaller pool would be widened to K by the search, and the figures would be those of another effort
+HNSW_EFFORTS = (100, 150, 200, 300, 400, 800)
+IVFPQ_EFFORTS = ((4, 200), (8, 200), (16, 300), (32, 400), (64, 400), (64, 800), (128, 800), (256, 1_600))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One shard to measure. exact: the vectors [n, d] that are the truth; order[r]: which of them index row r is."""
+
+    path: Path
+    kind: IndexKind
+    rows: int
+    exact: Callable[[], AnyArray]
+    order: Callable[[], I64 | None]
+    ids: Callable[[], pa.ChunkedArray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was found: the frontier in order of effort, the chosen effort, and what a person should be told."""
+
+    frontier: list[FrontierPoint]
+    default: SearchParams
+    chosen: FrontierPoint
+    warnings: list[str] = field(default_factory=list)
+
+
+def efforts(kind: IndexKind, build_params: dict[str, Any]) -> list[SearchParams]:
+    """The ladder of efforts of a kind, cheapest first."""
+    cls = SEARCH_PARAMS[kind]
+    if kind is IndexKind.HNSW:
+        return [make_params(cls, {"ef": ef}) for ef in HNSW_EFFORTS]
+    if kind is IndexKind.IVFPQ:
+        nlist = int(build_params["nlist"])
+        ladder = dict.fromkeys((min(nprobe, nlist), rescore) for nprobe, rescore in IVFPQ_EFFORTS)
+        return [make_params(cls, {"nprobe": nprobe, "rescore": rescore}) for nprobe, rescore in ladder]
+    return [make_params(cls, {})]
+
+
+def measure(
+    parts: Sequence[Part],
+    xq: F32,
+    metric: Metric,
+    ladder: Sequence[SearchParams],
+    *,
+    target_recall: float,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Measured:
+    """Recall and latency of the merged answer of `parts` for queries xq [q, d], for each effort of the ladder.
+
+    Raises BuildFailed when a shard holds other rows than it should or answers with rows that do not exist.
+    """
+    k = min(K, sum(part.rows for part in parts))
+    runs = [_Run(len(xq), k) for _ in ladder]
+    truth: F32 = np.empty((len(xq), 0), dtype=np.float32)
+    for done, part in enumerate(parts):
+        index = open_index(part.kind, part.path)
+        if index.n != part.rows or index.d != xq.shape[1] or index.metric is not metric:
+            raise BuildFailed(
+                f"{part.path} opens as {index.n} rows of {index.d} dimensions ({index.metric}), built were {part.rows} "
+                f"of {xq.shape[1]} ({metric})"
+            )
+        exact, order = part.exact(), part.order()
+        truth = _best(np.concatenate([truth, topk.exact_search(xq, exact, k, metric)[1]], axis=1), k)
+        for run, params in zip(runs, ladder, strict=True):
+            index.search(xq[:1], k, params)  # warm-up: pages and lazily made buffers
+            for i in range(len(xq)):
+                began = time.perf_counter_ns()
+                found = index.search(xq[i : i + 1], k, params)
+                run.latency_ns[i] += time.perf_counter_ns() - began
+                run.take(i, found.scores[0], _rescored(xq[i], found.rows[0], exact, order, metric))
+            run.merge(k)
+        if progress is not None:
+            progress("verify", done + 1, len(parts))
+    frontier = [run.point(params, truth) for run, params in zip(runs, ladder, strict=True)]
+    good = [i for i, point in enumerate(frontier) if point.recall_at_100 >= target_recall]
+    chosen = good[0] if good else int(np.argmax([point.recall_at_100 for point in frontier]))
+    warnings = []
+    if not good:
+        warnings.append(
+            f"no measured effort reaches recall@100 {target_recall:.3f}; the default is the best, "
+            f"{frontier[chosen].recall_at_100:.4f}: {frontier[chosen].params}"
+        )
+    return Measured(frontier=frontier, default=ladder[chosen], chosen=frontier[chosen], warnings=warnings)
+
+
+def canaries(parts: Sequence[Part], xq: F32, params: SearchParams, out: Path) -> None:
+    """Write `out`: queries float32 [c, d], ids [c, k] and scores float32 [c, k] of the merged answer at `params`."""
+    xq = xq[:CANARIES]
+    k = min(CANARY_K, sum(part.rows for part in parts))
+    ids: list[list[Any]] = [[] for _ in xq]
+    scores: list[list[float]] = [[] for _ in xq]
+    for part in parts:
+        found = open_index(part.kind, part.path).search(xq, min(k, part.rows), params)
+        names = part.ids()
+        for i in range(len(xq)):
+            real = found.rows[i] != NO_ROW
+            ids[i] += names.take(pa.array(found.rows[i][real])).to_pylist()
+            scores[i] += found.scores[i][real].tolist()
+    merged = [topk.merge(np.array(a), np.array(b, dtype=np.float32), k) for a, b in zip(ids, scores, strict=True)]
+    if any(len(answer[0]) != k for answer in merged):
+        raise BuildFailed(f"a canary query got fewer than {k} distinct answers at {params}")
+    with out.open("wb") as file:
+        np.savez(file, queries=xq, ids=np.stack([a for a, _ in merged]), scores=np.stack([b for _, b in merged]))
+
+
+def gate(measured: Measured, min_recall: float) -> None:
+    """BuildFailed when the chosen effort's recall@100 is below `min_recall`."""
+    point = measured.chosen
+    if point.recall_at_100 < min_recall:
+        raise BuildFailed(
+            f"recall@100 is {point.recall_at_100:.4f} at {point.params} (p50 {point.p50_ms:.2f} ms), below the floor "
+            f"of {min_recall:.2f}: build with more links, lists or code bits, or lower --min-recall"
+        )
+
+
+class _Run:
+    """One effort's merged answer so far: scores as the shards gave them, and the same entries' float32 scores."""
+
+    def __init__(self, q: int, k: int) -> None:
+        self.latency_ns = np.zeros(q, dtype=np.int64)
+        self._own: list[F32] = [np.empty(0, dtype=np.float32)] * q
+        self._exact: list[F32] = [np.empty(0, dtype=np.float32)] * q
+        self._k = k
+
+    def take(self, i: int, own: F32, exact: F32) -> None:
+        self._own[i] = np.concatenate([self._own[i], own])
+        self._exact[i] = np.concatenate([self._exact[i], exact])
+
+    def merge(self, k: int) -> None:
+        for i, own in enumerate(self._own):
+            order = np.argsort(-own, kind="stable")[:k]
+            self._own[i], self._exact[i] = own[order], self._exact[i][order]
+
+    def point(self, params: SearchParams, truth: F32) -> FrontierPoint:
+        found = np.stack(self._exact)
+        p50, p95 = np.percentile(self.latency_ns, [50, 95]) / 1e6
+        return FrontierPoint(
+            params=params.model_dump(mode="json"),
+            recall_at_10=topk.recall(found[:, :10], truth[:, :10]),
+            recall_at_100=topk.recall(found, truth),
+            p50_ms=round(float(p50), 4),
+            p95_ms=round(float(p95), 4),
+            queries=len(found),
+        )
+
+
+def _best(scores: F32, k: int) -> F32:
+    return np.asarray(-np.sort(-scores, axis=1)[:, :k], dtype=np.float32)
+
+
+def _rescored(query: F32, rows: I32, exact: AnyArray, order: I64 | None, metric: Metric) -> F32:
+    out = np.full(len(rows), -np.inf, dtype=np.float32)
+    real = rows != NO_ROW
+    source = rows[real] if order is None else order[rows[real]]
+    if len(np.unique(source)) != len(source):
+        raise BuildFailed("a shard answered one row twice")
+    out[real] = topk.scores(query[None], exact[source], metric)[0]
+    return out
