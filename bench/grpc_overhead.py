@@ -16,8 +16,10 @@ import json
 import multiprocessing
 import os
 import platform
+import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
@@ -85,17 +87,22 @@ class SearchClock:
         index.search = timed
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Build the data if need be, measure, print a table and one JSON line."""
     parser = argparse.ArgumentParser(description="server time of a vector query beyond the index search")
-    parser.add_argument("--folder", type=Path, required=True, help="keeps the built store between runs")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "retrieval-bench-grpc",
+        help="keeps the built store",
+    )
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--d", type=int, default=256)
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--kind", choices=("hnsw", "ivfpq", "flat"), default="hnsw")
     parser.add_argument("--calls", type=int, default=4_000, help="measured calls per setting")
     parser.add_argument("--shard-threads", type=int, nargs="*", default=[0, 2])
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     store = chosen.folder / f"store-{chosen.kind}-{chosen.rows}-{chosen.d}-{chosen.shards}"
     if not store.exists():
         _build(chosen, store)

@@ -21,6 +21,7 @@ from retrieval.errors import InvalidArgument, RetrievalError
 # verb -> (module, function, one line for the overview)
 _VERBS = {
     "demo": ("retrieval.cli.demo", "demo", "Run the whole path on the shipped catalogue."),
+    "train": ("retrieval.cli.train", "train", "Train the query and entity towers together."),
     "embed": ("retrieval.cli.embed", "embed", "Turn a table of entities into a table of embeddings."),
     "build": ("retrieval.cli.build", "build", "Build and publish a generation of sharded indexes."),
     "verify": ("retrieval.cli.verify", "verify", "Measure recall and latency of a published generation again."),

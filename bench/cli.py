@@ -1,0 +1,44 @@
+"""`retrieval bench`: the measurements by name, and all of them in one go.
+
+Each measurement is a module with `main(arguments)` that prints tables and ends with one JSON line.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import typer
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Measure recall and latency.")
+
+# name -> (module, one line, arguments that keep `all` under 15 minutes on 2 cores)
+MEASUREMENTS: dict[str, tuple[str, str, list[str]]] = {
+    "kernel": ("bench.kernel_vs_hnswlib", "Graph search beside hnswlib on the same graph.", ["--rows", "200000"]),
+    "ivfpq": ("bench.ivfpq_vs_faiss", "IVF-PQ search beside faiss with its own refine.", ["--rows", "200000"]),
+    "build": ("bench.build_hnsw", "Building HNSW shards beside bare hnswlib.", ["--rows", "100000"]),
+    "grpc": ("bench.grpc_overhead", "What a gRPC call costs beyond the index search.", ["--rows", "50000"]),
+}
+
+
+def _add(name: str, module: str, line: str) -> None:
+    # each measurement parses its own arguments, --help included
+    @app.command(
+        name=name,
+        help=line,
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )
+    def _(context: typer.Context) -> None:
+        importlib.import_module(module).main(context.args)
+
+
+for _name, (_module, _line, _) in MEASUREMENTS.items():
+    _add(_name, _module, _line)
+
+
+@app.command(name="all", help="Every measurement at a size that takes minutes.")
+def run_all() -> None:
+    """Run every measurement, one after another."""
+    for name, (module, _, arguments) in MEASUREMENTS.items():
+        print(f"\n== {name} {' '.join(arguments)}", flush=True)
+        importlib.import_module(module).main(arguments)
