@@ -135,6 +135,7 @@ class Encoder:
                 yield [start + row for row in rows], [tokens[row] for row in rows]
 
     def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, special tokens included, cut to max_tokens."""
         if len(texts) == 1:
             encodings = [self._tokenizer.encode(texts[0])]  # without the batch's thread pool
         else:
@@ -142,7 +143,7 @@ class Encoder:
         return [encoding.ids or [self.pad_id] for encoding in encodings]
 
     def _pool(self, tokens: list[list[int]], threads: int) -> F32:
-        with _torch_threads(threads), torch.inference_mode():
+        with torch_threads(threads), torch.inference_mode():
             return np.asarray(self._mean(tokens).numpy(), dtype=np.float32)
 
     def _mean(self, tokens: list[list[int]]) -> torch.Tensor:
@@ -169,7 +170,7 @@ def _build(config: Any, state: dict[str, torch.Tensor]) -> Any:
     takes_pooling = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
     arguments = {"add_pooling_layer": False} if takes_pooling else {}
     state = {name: tensor for name, tensor in state.items() if not name.startswith("pooler.")}
-    with _no_progress_bar():
+    with no_progress_bar():
         model, report = model_class.from_pretrained(
             None, config=config, state_dict=state, output_loading_info=True, **arguments
         )
@@ -179,7 +180,8 @@ def _build(config: Any, state: dict[str, torch.Tensor]) -> Any:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
+    """Loading weights without a bar of the library's own."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -190,7 +192,8 @@ def _no_progress_bar() -> Iterator[None]:
 
 
 @contextmanager
-def _torch_threads(threads: int | None) -> Iterator[None]:
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Torch with so many threads in this thread; None leaves its setting."""
     # torch keeps the number per calling thread (OpenMP and MKL both do); it is put back for the caller's other work
     before = torch.get_num_threads()
     if threads is None or threads == before:

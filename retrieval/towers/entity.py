@@ -1,19 +1,32 @@
 """The entity tower: rows of a table into unit vectors of the checkpoint's space.
 
-For now it is the query tower's encoder over the text columns of the table. Knows nothing about files or indexes.
+A trained checkpoint has a network of its own for entities (`retrieval.towers.entity_parts`), which reads every feature
+that a row has; one that was only fitted sends the text columns through the query tower's encoder. Knows nothing about
+files or indexes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import torch
 
-from retrieval.errors import InvalidData, InvalidParams
+from retrieval.errors import DamagedData, InvalidData, InvalidParams
 from retrieval.towers.checkpoint import Checkpoint, read_checkpoint
+from retrieval.towers.encoder import Encoder, torch_threads
+from retrieval.towers.entity_model import FeatureBatch
+from retrieval.towers.entity_parts import EntityParts, unit
+from retrieval.towers.features import read_features, vector_column
+from retrieval.towers.projection import Projection
 from retrieval.towers.text import entity_text
-from retrieval.types import F32, Metric
+from retrieval.types import F32, Bool, Metric
+
+OnBatch = Callable[[int], None]
+
+_CHUNK = 2_048  # entities of one pass through the network
 
 
 class EntityTower:
@@ -22,33 +35,110 @@ class EntityTower:
     def __init__(self, checkpoint: Checkpoint, *, threads: int | None = None) -> None:
         if threads is not None and threads < 1:
             raise InvalidParams(f"threads = {threads} is not acceptable: entities are encoded by 1 or more")
-        self._encoder = checkpoint.encoder()
-        self._projection = checkpoint.projection()
-        self._threads = threads
         config = checkpoint.config
         self.space_id: str = config.space_id
         self.d: int = config.d
         self.metric: Metric = config.metric
         self.text_columns: tuple[str, ...] = config.settings.text_columns
+        parts = EntityParts.from_parts(checkpoint.parts)
+        self._network: _Network | _TextOnly
+        if parts is None:
+            self._network = _TextOnly(checkpoint.encoder(), checkpoint.projection(), self.text_columns, threads)
+        else:
+            self._network = _Network(parts, checkpoint, threads)
 
     @classmethod
     def load(cls, path: Path, *, threads: int | None = None) -> EntityTower:
         """The entity tower of the checkpoint folder `path`; StoreError or DamagedData when it cannot be trusted."""
         return cls(read_checkpoint(path), threads=threads)
 
-    def texts(self, table: pa.Table) -> list[str]:
-        """The text of each row as the tower reads it, empty where there is none; InvalidData without text columns."""
-        return entity_text(table, self.text_columns)
+    def present(self, table: pa.Table) -> Bool:
+        """bool [n]: which rows have anything that the tower reads.
 
-    def encode(self, table: pa.Table) -> F32:
-        """Unit vectors float32 [n, d] of n rows; InvalidData when a row has no text (see `texts`, `encode_texts`)."""
-        texts = self.texts(table)
-        if not all(texts):
+        InvalidData when the table has none of its columns, or one of a wrong type or dimension.
+        """
+        return self._network.present(table)
+
+    def encode(self, table: pa.Table, *, on_batch: OnBatch | None = None) -> F32:
+        """Unit vectors float32 [n, d] of n rows; on_batch is told how many rows each batch finished.
+
+        InvalidData when a row has nothing that the tower reads (see `present`).
+        """
+        there = self.present(table)
+        if not there.all():
+            row = int(np.flatnonzero(~there)[0])
             raise InvalidData(
-                f"row {texts.index('')} has no text in {', '.join(self.text_columns)}: leave such rows out"
+                f"row {row} has no {self._network.reads} in {', '.join(self._network.columns)}: leave such rows out"
             )
-        return self.encode_texts(texts)
+        return self._network.encode(table, on_batch)
 
-    def encode_texts(self, texts: Sequence[str], *, on_batch: Callable[[int], None] | None = None) -> F32:
-        """Unit vectors float32 [n, d] of n texts that `texts` gave; on_batch is told of each finished batch's size."""
+
+class _TextOnly:
+    reads = "text"
+
+    def __init__(self, encoder: Encoder, projection: Projection, columns: tuple[str, ...], threads: int | None) -> None:
+        self._encoder, self._projection, self._threads, self.columns = encoder, projection, threads, columns
+
+    def present(self, table: pa.Table) -> Bool:
+        return np.array([bool(text) for text in entity_text(table, self.columns)], dtype=bool)
+
+    def encode(self, table: pa.Table, on_batch: OnBatch | None) -> F32:
+        texts = entity_text(table, self.columns)
         return self._projection.apply(self._encoder.encode(texts, threads=self._threads, on_batch=on_batch))
+
+
+class _Network:
+    reads = "feature"
+
+    def __init__(self, parts: EntityParts, checkpoint: Checkpoint, threads: int | None) -> None:
+        self._settings, self._vocabularies, self._threads = parts.settings, parts.vocabularies, threads
+        self._model = parts.model.fold()
+        self._encoder: Encoder | None = None
+        encoded = parts.settings.encoded
+        columns = [*parts.settings.features.texts, *parts.settings.features.vectors]
+        if encoded is not None:
+            self._encoder = parts.text_encoder or checkpoint.encoder().reading(encoded.max_tokens)
+            columns += [name for name in encoded.columns if name not in columns]
+        self.columns = tuple(columns)
+
+    def present(self, table: pa.Table) -> Bool:
+        if not set(self.columns) & set(table.column_names):
+            raise InvalidData(
+                f"no feature of the tower: the table has {', '.join(table.column_names) or 'no columns'}, "
+                f"the tower reads {', '.join(self.columns)}; rename a column to one of these"
+            )
+        there = read_features(table, self._settings.features, self._vocabularies).present.any(axis=1)
+        encoded = self._settings.encoded
+        if (
+            encoded is not None
+            and encoded.feature not in table.column_names
+            and set(encoded.columns) & set(table.column_names)
+        ):
+            there |= np.array([bool(text) for text in entity_text(table, encoded.columns)], dtype=bool)
+        return np.asarray(there)
+
+    def encode(self, table: pa.Table, on_batch: OnBatch | None) -> F32:
+        out = np.empty((table.num_rows, self._settings.d), dtype=np.float32)
+        with torch_threads(self._threads), torch.inference_mode():
+            for start in range(0, table.num_rows, _CHUNK):
+                chunk = table.slice(start, _CHUNK)
+                features = read_features(self._with_encoded(chunk), self._settings.features, self._vocabularies)
+                out[start : start + _CHUNK] = self._model(FeatureBatch.of(features)).numpy()
+                if on_batch is not None:
+                    on_batch(chunk.num_rows)
+        if not np.isfinite(out).all():
+            raise DamagedData("the entity tower gave a non-finite vector: its weights are not usable, train it again")
+        return out
+
+    def _with_encoded(self, table: pa.Table) -> pa.Table:
+        """The table with the encoded-text feature, made here unless it has one."""
+        encoded = self._settings.encoded
+        if self._encoder is None or encoded is None or encoded.feature in table.column_names:
+            return table
+        if not set(encoded.columns) & set(table.column_names):
+            return table
+        texts = entity_text(table, encoded.columns)
+        there = np.array([bool(text) for text in texts], dtype=bool)
+        vectors = np.zeros((len(texts), self._encoder.hidden), dtype=np.float32)
+        vectors[there] = unit(self._encoder.encode([text for text in texts if text], threads=self._threads))
+        return table.append_column(encoded.feature, vector_column(vectors, present=there))

