@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tiny_store import SPACE, TinyGeneration, make_store, make_vectors
 
 from retrieval.errors import FailedPrecondition, InvalidQuery, SpaceMismatch, Unavailable
+from retrieval.kernel import reference
 from retrieval.serving.calls import (
     Effort,
     EntityQuery,
@@ -76,9 +77,12 @@ def test_shards_merged_equal_exact_search_over_the_whole(
     xq = make_vectors(1, D, seed=seed)
     answer = engine.search(vector(xq[0]), Wanted(entity_types=(entity_type,), k=k))
     (ranking,) = answer.rankings
-    expected, expected_scores = top_k(scores(normalise(xq), made.vectors, Metric.COSINE).round(5), k, made.ids)
-    np.testing.assert_allclose(ranking.scores, expected_scores[0], atol=2e-5)
-    # ties are ties of the stored vectors: the engine's own scores decide, then the id
+    # the kernel's reference sums in the kernel's order: its ties are exactly the engine's; BLAS checks its values
+    unit, every_row = normalise(xq), np.arange(len(made.ids), dtype=np.int32)[None, :]
+    table = reference.score(made.vectors, unit, every_row, Metric.COSINE)
+    np.testing.assert_allclose(table, scores(unit, made.vectors, Metric.COSINE), atol=2e-6)
+    expected, expected_scores = top_k(table, k, made.ids)
+    assert ranking.scores.tolist() == expected_scores[0].tolist()
     assert ranking.ids.tolist() == expected[0].tolist()
     assert bool(answer.sources[0].degraded) == (k > len(made.ids))
 
