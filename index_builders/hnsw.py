@@ -22,7 +22,7 @@ from index_builders.flat import write_array, write_vectors
 from retrieval import kernel
 from retrieval.errors import InvalidData
 from retrieval.indexes import hnsw
-from retrieval.indexes.arrays import VECTORS, open_array, write_description
+from retrieval.indexes.arrays import VECTORS, give_back_pages, open_array, write_description
 from retrieval.indexes.hnsw import CodesDescription, HnswDescription, HnswIndex
 from retrieval.params import HnswBuild, HnswSearch
 from retrieval.types import F32, I64, U32, AnyArray, Metric
@@ -78,7 +78,8 @@ def _build_graph(
     index = hnswlib.Index(space="l2" if metric is Metric.L2 else "ip", dim=d)
     index.init_index(max_elements=n, M=params.m, ef_construction=params.ef_construction, random_seed=seed)
     for first in range(0, n, _CHUNK_ROWS):
-        part = np.ascontiguousarray(vectors[first : first + _CHUNK_ROWS], dtype=np.float32)
+        part = np.array(vectors[first : first + _CHUNK_ROWS], dtype=np.float32)
+        give_back_pages(vectors)  # hnswlib holds these rows now; twice would be half of the build's memory
         index.add_items(part, np.arange(first, first + len(part)), num_threads=threads)
         if progress is not None:
             progress(first + len(part))
@@ -159,6 +160,7 @@ def export(
     layer_first, entry = _write_upper_layers(saved, new_row, params.m, out)
     source = saved.labels[order]
     write_vectors(vectors, out, source, params.vectors)
+    give_back_pages(vectors)
     stored = open_array(out, VECTORS, str(params.vectors), (n, d))
     unit = metric is Metric.COSINE or (metric is Metric.INNER_PRODUCT and _all_unit(stored))
     data = np.lib.format.open_memmap(out / hnsw.CODES, "w+", np.uint8, (n, kernel.code_width(d)))

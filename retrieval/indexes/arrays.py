@@ -88,3 +88,10 @@ def read_at_random(array: AnyArray) -> None:
     mapping = getattr(array, "_mmap", None)
     if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
         mapping.madvise(mmap.MADV_RANDOM)
+
+
+def give_back_pages(array: AnyArray) -> None:
+    """Let the system take a mapped array's pages out of this process; the next read brings them back from the file."""
+    mapping = getattr(array, "_mmap", None)
+    if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)

@@ -1,7 +1,8 @@
 """The kernel in numpy: same signatures, same bits. Slow and short, to say what the native code must do.
 
 float sums: 16 lanes, lane j adds products 16 i + j in order of i, then the lanes are folded 16 -> 8 -> 4 -> 2 -> 1 by
-adding the upper half to the lower; everything in float32, a missing element counts as zero. Knows nothing about speed.
+adding the upper half to the lower; everything in float32, a missing element counts as zero. Graph search is in
+`reference_walk`. Knows nothing about speed.
 """
 
 from __future__ import annotations
@@ -127,11 +128,16 @@ def _signs(seed: int, count: int) -> F32:
     return np.asarray(np.where(x & np.uint64(1), -1, 1), dtype=np.float32)
 
 
+def unit_scale(w: int) -> np.float32:
+    """Half the step of a unit vector's code of width w."""
+    return np.float32(np.float32(_SPREAD) / (np.float32(256) * np.sqrt(np.float32(w))))
+
+
 def encode(vectors: F16 | F32, metric: Metric, *, unit: bool, seed: int) -> tuple[Codes, float]:
     """Codes of vectors, and the root of the mean squared error relative to the mean squared norm."""
     x = vectors.astype(np.float32)
     w = -(-x.shape[1] // 64) * 64
-    one = np.float32(_SPREAD) / (np.float32(256) * np.sqrt(np.float32(w)))
+    one = unit_scale(w)
     squared = np.einsum("nd,nd->n", x, x, dtype=np.float64)
     scale = np.full(len(x), one) if unit else one * np.sqrt(squared).astype(np.float32)
     with np.errstate(divide="ignore"):
