@@ -53,7 +53,7 @@ class _Verbs(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         # written from the table, because asking each verb for its own line would import all of them
         rows = [(verb, line) for verb, (_, _, line) in _VERBS.items()]
-        rows += [(point.name, "Commands of another package.") for point in entry_points(group="retrieval.commands")]
+        rows += [(point.name, f"Commands of {point.module}.") for point in entry_points(group="retrieval.commands")]
         formatter.write_usage("retrieval", "COMMAND [ARGS]...")
         formatter.write_paragraph()
         formatter.write_text(str(self.help))

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from index_builders.build import build
 from index_builders.embed import EmbedReport, embed, plan_embedding
@@ -146,7 +147,8 @@ def _show_samples(console: Console, client: RetrievalClient) -> None:
                 table.add_column(heading, no_wrap=True, overflow="ellipsis", min_width=width)
             for ranking in result.candidates:
                 for each in ranking:
-                    table.add_row(each.entity_type, str(each.id), f"{each.score:.3f}", str(each.attributes["title"]))
+                    cells = (each.entity_type, str(each.id), f"{each.score:.3f}", str(each.attributes["title"]))
+                    table.add_row(*(Text(cell) for cell in cells))  # a title's brackets are not markup
             console.print(table)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from retrieval.client import Effort, Ranking, RetrievalClient, SearchResult, Source
 
@@ -46,7 +47,7 @@ def search(
     for ranking in result.candidates:
         console.print(_table(ranking, columns))
     for source in result.sources:
-        console.print(_worth(source), highlight=False)
+        console.print(_plain_text(_worth(source)))
     timings = result.timings
     console.print(
         f"encode {timings.encode_ns / 1e6:.2f} ms · search {timings.search_ns / 1e6:.2f} ms · merge "
@@ -62,16 +63,22 @@ def _title_column(client: RetrievalClient, entity_types: list[str]) -> list[str]
 
 
 def _table(ranking: Ranking, columns: list[str]) -> Table:
-    table = Table(title=ranking.entity_type, title_justify="left")
+    # texts of a catalogue are data: brackets in them are not markup, and control characters not for the terminal
+    table = Table(title=_plain_text(ranking.entity_type or ""), title_justify="left")
     for heading in ("rank", "type", "id"):
         table.add_column(heading, justify="right" if heading == "rank" else "left", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
     for name in columns:
-        table.add_column(name)
+        table.add_column(_plain_text(name))
     for each in ranking:
         values = ["" if each.attributes[name] is None else str(each.attributes[name]) for name in columns]
-        table.add_row(str(each.rank), each.entity_type, str(each.id), f"{each.score:.4f}", *values)
+        cells = (str(each.rank), each.entity_type, str(each.id), f"{each.score:.4f}", *values)
+        table.add_row(*(_plain_text(cell) for cell in cells))
     return table
+
+
+def _plain_text(value: str) -> Text:
+    return Text("".join(each if each.isprintable() else " " for each in value))
 
 
 def _worth(source: Source) -> str:

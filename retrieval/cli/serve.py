@@ -42,6 +42,7 @@ def serve(
     """Serve the live generations of a store over gRPC until SIGTERM or SIGINT."""
     settings = make_settings(**locals())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells of every build variant it does not find
     # imported here so that `retrieval serve --help` needs no gRPC
     from retrieval.serving.server import run
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,6 +38,8 @@ def write_query(query: str | Vector | Entity) -> pb.Query:
         if values.ndim != 1:
             raise errors.InvalidQuery(f"the query vector has shape {list(values.shape)}: give one float per dimension")
         return pb.Query(vector=build(pb.Vector, values=values.tolist(), space_id=query.space_id))
+    if not isinstance(query, Entity):
+        raise errors.InvalidQuery(f"the query is a {type(query).__name__}: give a text, a Vector or an Entity")
     form = "string_id" if isinstance(query.id, str) else "int64_id"
     return pb.Query(entity=build(pb.EntityRef, entity_type=query.entity_type, **{form: query.id}))
 
@@ -49,7 +52,14 @@ def write_wanted(
     attributes: Sequence[str],
     minimum_coverage: float,
 ) -> dict[str, Any]:
-    """The fields that a search and a batch share."""
+    """The fields that a search and a batch share; InvalidQuery for a value of the wrong type or sign."""
+    for name, names in (("entity_types", entity_types), ("attributes", attributes)):
+        if isinstance(names, str):
+            raise errors.InvalidQuery(f"{name} = {names!r} is one string: give a list, [{names!r}]")
+    numbers = {"k": k, **({} if effort is None else asdict(effort))}
+    for name, number in numbers.items():
+        if number is not None and not 0 <= number < 2**32:
+            raise errors.InvalidQuery(f"{name} = {number} is not acceptable: it is a number from 1 up")
     values: dict[str, Any] = {
         "entity_types": list(entity_types),
         "k": k,

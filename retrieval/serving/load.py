@@ -36,25 +36,42 @@ def load_store(settings: ServingSettings) -> dict[str, Served]:
     """
     store = Store(settings.store)
     served: dict[str, Served] = {}
+    broken: list[str] = []
     for entity_type in store.entity_types():
         try:
             live = store.current(entity_type)
         except NoGeneration:
             _log.warning("nothing is published for %s, so it is not served", entity_type)
             continue
+        except StoreError as error:
+            # which generation was live cannot be known; to guess could undo a rollback
+            _log.error("%s is not served: %s", entity_type, error)
+            broken.append(str(error))
+            continue
         served[entity_type] = load_type(store, entity_type, live, settings)
+    if not served and broken:
+        raise StoreError(" | ".join(broken))
     if not served:
         raise NoGeneration(f"nothing is published in {settings.store}: build a generation into it first")
     return served
 
 
 def load_type(store: Store, entity_type: str, live: str, settings: ServingSettings) -> Served:
-    """Open generation `live` of one entity type, or the newest older good one; DamagedData when none is good."""
+    """Open generation `live` of one entity type, or the newest older good one; DamagedData when none is good.
+
+    An older one takes its place only if it is of the same space and metric, as far as the live one's manifest tells.
+    """
     refused: list[str] = []
     older = [name for name in reversed(store.generations(entity_type)) if name < live]
+    wanted = _comparable(store, entity_type, live)
     for name in [live, *older]:
         try:
             good = _open(store, entity_type, name, settings)
+            found = (good.generation.manifest.space_id, good.generation.manifest.metric)
+            if wanted is not None and found != wanted:
+                raise DamagedData(
+                    f"it is of space {found[0]} and metric {found[1]}, the live one of {' and '.join(wanted)}"
+                )
         except (DamagedData, StoreError, NoGeneration) as error:
             _log.error("refused %s generation %s: %s", entity_type, name, error)
             refused.append(f"{name}: {error}")
@@ -79,6 +96,14 @@ def check_tower(tower: TextTower, served: dict[str, Served]) -> None:
         )
     for name, space in foreign.items():
         _log.warning("text queries cannot search %s: its space is %s, the checkpoint's %s", name, space, tower.space_id)
+
+
+def _comparable(store: Store, entity_type: str, live: str) -> tuple[str, str] | None:
+    try:
+        manifest = store.manifest(entity_type, live)
+    except (DamagedData, StoreError, NoGeneration):
+        return None
+    return manifest.space_id, manifest.metric
 
 
 def _open(store: Store, entity_type: str, name: str, settings: ServingSettings) -> _Good:

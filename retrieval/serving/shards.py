@@ -7,6 +7,7 @@ entity types or spaces.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -127,16 +128,17 @@ class LocalShard:
         return Hits(ids=self._rows.ids(rows), rows=rows, scores=scores, bounds=bounds)
 
     def _search(self, xq: F32, k: int, params: SearchParams) -> Neighbors:
-        # an index breaks ties by row; where that is not the order of ids, an exact answer must not be cut inside a tie
-        if self.kind is not IndexKind.FLAT or self._rows.ascending:
-            return self._index.search(xq, k, params)
+        # an index breaks ties by row; where that is not the order of ids, an answer must not be cut inside a tie
         most = min(self.rows, MAX_K)
-        width = min(k + 1, most)
-        while True:
-            found = self._index.search(xq, width, params)
-            if width == most or not (found.scores[:, k - 1] == found.scores[:, -1]).any():
-                break
+        if self._rows.ascending or k == most:
+            return self._index.search(xq, k, params)
+        found = self._index.search(xq, k + 1, params)
+        if not _tied(found, k):
+            return Neighbors(rows=found.rows[:, :k], scores=found.scores[:, :k], work=found.work)
+        width = k + 1
+        while _tied(found, k) and width < most:
             width = min(2 * width, most)
+            found = self._index.search(xq, width, params)
         beyond = found.scores < found.scores[:, k - 1 : k]
         return Neighbors(rows=np.where(beyond, NO_ROW, found.rows), scores=found.scores, work=found.work)
 
@@ -161,6 +163,12 @@ class LocalShard:
     def attributes(self, rows: I32, columns: Sequence[str]) -> dict[str, pa.Array]:
         """See `Shard.attributes`."""
         return self._rows.take(rows, columns)
+
+
+def _tied(found: Neighbors, k: int) -> bool:
+    """Whether for some query the last candidate, beyond the k-th, still has the k-th's score."""
+    last, cut = found.scores[:, -1].tolist(), found.scores[:, k - 1].tolist()
+    return any(a == b and a != -math.inf for a, b in zip(last, cut, strict=True))
 
 
 def open_shards(generation: Generation) -> list[LocalShard]:

@@ -147,10 +147,20 @@ def _write_ranking(ranking: Ranking) -> pb.Candidates:
 
 
 def _json_values(values: pa.Array) -> list[str]:
-    plain = values.to_pylist()
-    if pa.types.is_floating(values.type):
-        plain = [None if value is None or not math.isfinite(value) else value for value in plain]
-    return [json.dumps(value, ensure_ascii=False, default=str) for value in plain]
+    return [
+        json.dumps(_finite(value), ensure_ascii=False, default=str, allow_nan=False) for value in values.to_pylist()
+    ]
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity, at any depth: null stands for them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    return value
 
 
 def _write_source(source: Source) -> pb.Source:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from tiny_store import SPACE, TinyGeneration, make_store, make_vectors
 
 from retrieval.errors import FailedPrecondition, InvalidQuery, SpaceMismatch, Unavailable
 from retrieval.kernel import reference
+from retrieval.serving import wire
 from retrieval.serving.calls import (
     Effort,
     EntityQuery,
@@ -291,3 +293,23 @@ def assert_same(one: SearchAnswer, other: SearchAnswer) -> None:
         assert left.source_index.tolist() == right.source_index.tolist()
         assert left.scores.tolist() == right.scores.tolist()
         assert left.attributes == right.attributes
+
+
+@pytest.mark.parametrize("id_type", ["int64", "string"])
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_an_answer_is_a_prefix_of_every_longer_one_whatever_the_ties(tmp_path: Path, kind: str, id_type: str) -> None:
+    vectors = make_vectors(400, D, distinct=12)
+    made = make_store(tmp_path, 400, D, 3, id_type=id_type, kind=kind, vectors=vectors)
+    engine = Engine({"pin": open_served(made)})
+    xq = made.vectors[:1]
+    table = reference.score(made.vectors, normalise(xq), np.arange(400, dtype=np.int32)[None, :], Metric.COSINE)
+    expected, _ = top_k(table, 400, made.ids)
+    for k in (1, 2, 5, 30, 31, 150):
+        wanted = Wanted(entity_types=("pin",), k=k, effort=Effort(ef=400) if kind == "hnsw" else Effort())
+        (ranking,) = engine.search(vector(xq[0]), wanted).rankings
+        assert ranking.ids.tolist() == expected[0][:k].tolist()
+
+
+def test_attributes_are_json_at_any_depth() -> None:
+    values = pa.array([[1.0, float("nan")], [float("inf")], None])
+    assert wire._json_values(values) == ["[1.0, null]", "[null]", "null"]

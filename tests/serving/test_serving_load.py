@@ -164,3 +164,26 @@ def test_a_checkpoint_that_fits_nothing_is_refused(whole: Path, caplog: pytest.L
     Tower.compatible = ("tiny-space",)
     load.check_tower(Tower(), about)
     assert "cannot search" not in caplog.text
+
+
+def test_a_damaged_generation_is_not_replaced_by_one_of_another_space(
+    whole: Path, tmp_path: Path, no_child: None
+) -> None:
+    store = tmp_path / "store"
+    make_store(store, 40, 8, 1, "string", seed=1, space_id="old-space")
+    live = make_store(store, 40, 8, 1, "string", seed=2)
+    file = live.path / "shard-00000" / "vectors.npy"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(DamagedData, match="it is of space old-space and metric cosine, the live one of"):
+        load.load_store(make_settings(store=store))
+
+
+def test_an_unreadable_pointer_costs_its_own_type_only(tmp_path: Path, no_child: None) -> None:
+    store = tmp_path / "store"
+    for entity_type in ("pin", "product"):
+        make_store(store, 40, 8, 1, "string", entity_type=entity_type)
+    (store / "pin" / "CURRENT").write_text("garbage")
+    assert list(load.load_store(make_settings(store=store))) == ["product"]
+    (store / "product" / "CURRENT").write_text("")
+    with pytest.raises(StoreError, match="does not name a generation: 'garbage'"):
+        load.load_store(make_settings(store=store))
