@@ -136,9 +136,11 @@ def _verify(
     measured = verify.measure(parts, xq, plan.metric, ladder, target_recall=plan.target_recall, progress=progress)
     verify.gate(measured, plan.min_recall)
     verify.canaries(parts, xq, measured.default, out / CANARIES_FILE)
+    crossovers = verify.scan_crossovers(parts, xq, measured.default, plan.seed)
     return {
         "default": measured.default.model_dump(mode="json"),
         "frontier": [point.model_dump() for point in measured.frontier],
+        "scan_crossover": {kind: found.model_dump(mode="json") for kind, found in crossovers.items()},
         "query_source": queries.describe(settings.queries, len(xq), plan.seed)
         + "; truth: exact search over the float32 source",
         "warnings": measured.warnings,

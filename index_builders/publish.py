@@ -55,6 +55,7 @@ def publish(
             ],
             default_search={plan.kind: verified["default"]},
             frontier=[FrontierPoint(**point) for point in verified["frontier"]],
+            scan_crossover=verified["scan_crossover"],
             query_source=verified["query_source"],
             warnings=verified["warnings"],
             library_versions=plan.library_versions,

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from index_builders import crossover
 from retrieval import topk
 from retrieval.errors import BuildFailed
 from retrieval.indexes import open_index
-from retrieval.params import SEARCH_PARAMS, SearchParams, make_params
-from retrieval.store.manifest import FrontierPoint
+from retrieval.indexes.hnsw import HnswIndex
+from retrieval.params import SEARCH_PARAMS, HnswSearch, SearchParams, make_params
+from retrieval.store.manifest import FrontierPoint, ScanCrossover
 from retrieval.types import F32, I32, I64, NO_ROW, AnyArray, IndexKind, Metric
 
 K = 100
@@ -129,6 +131,16 @@ def canaries(parts: Sequence[Part], xq: F32, params: SearchParams, out: Path) ->
         raise BuildFailed(f"a canary query got fewer than {k} distinct answers at {params}")
     with out.open("wb") as file:
         np.savez(file, queries=xq, ids=np.stack([a for a, _ in merged]), scores=np.stack([b for _, b in merged]))
+
+
+def scan_crossovers(parts: Sequence[Part], xq: F32, params: SearchParams, seed: int) -> dict[IndexKind, ScanCrossover]:
+    """What `crossover` measures on the largest of the parts at the effort `params`; empty but for graphs."""
+    largest = max(parts, key=lambda part: part.rows)
+    index = open_index(largest.kind, largest.path)
+    if not isinstance(index, HnswIndex) or not isinstance(params, HnswSearch):
+        return {}
+    found = crossover.measure_crossover(index, xq, min(K, index.n), params, seed=seed)
+    return {} if found is None else {largest.kind: found}
 
 
 def gate(measured: Measured, min_recall: float) -> None:

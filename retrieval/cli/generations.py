@@ -111,6 +111,7 @@ def _describe(house: Store, entity_type: str, generation: str, live: bool) -> di
         "recall_at_10": point.recall_at_10,
         "recall_at_100": point.recall_at_100,
         "p50_ms": point.p50_ms,
+        "scan_crossover": {str(kind): found.model_dump() for kind, found in manifest.scan_crossover.items()},
         "size_bytes": sum(entry.size_bytes for entry in manifest.files.values()),
         "created_at": manifest.created_at,
     }

@@ -83,7 +83,7 @@ class HnswIndex:
         if not 0 <= slots < 2**32 - 1:
             raise DamagedData(f"{path / 'index.json'}: layer_first ends with {slots}, which is no number of slots")
         try:
-            self._graph = kernel.Graph(
+            self.graph = kernel.Graph(
                 self._vectors,
                 open_array(path, NEIGHBORS, np.uint32, (a.n, a.width)),
                 open_array(path, UPPER_ROWS, np.uint32, (slots,)),
@@ -134,9 +134,9 @@ class HnswIndex:
             eligible = kernel.count_rows(self.n, allow=allow, deleted=deleted)
             scanned = kernel.scan_is_cheaper(self.n, eligible, max(k, params.ef))
         if scanned:
-            rows, scores, distances, hops = self._graph.scan(xq, k, allow=allow, deleted=deleted, threads=threads)
+            rows, scores, distances, hops = self.graph.scan(xq, k, allow=allow, deleted=deleted, threads=threads)
         else:
-            rows, scores, distances, hops = self._graph.search(
+            rows, scores, distances, hops = self.graph.search(
                 xq, k, params.ef, max_distances=params.max_distances, allow=allow, deleted=deleted, threads=threads
             )
         work = {"distances": _total(distances), "hops": _total(hops), "scans": len(xq) if scanned else 0}

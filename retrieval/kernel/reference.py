@@ -130,7 +130,8 @@ def _signs(seed: int, count: int) -> F32:
 
 def unit_scale(w: int) -> np.float32:
     """Half the step of a unit vector's code of width w."""
-    return np.float32(np.float32(_SPREAD) / (np.float32(256) * np.sqrt(np.float32(w))))
+    step: np.float32 = np.float32(_SPREAD) / (np.float32(256) * np.sqrt(np.float32(w)))
+    return step
 
 
 def encode(vectors: F16 | F32, metric: Metric, *, unit: bool, seed: int) -> tuple[Codes, float]:

@@ -53,6 +53,23 @@ class FrontierPoint(_Record):
     queries: int = Field(ge=1)
 
 
+class ScanCrossover(_Record):
+    """Where a scan of the eligible rows of the largest shard takes as long as a walk of its graph, as measured.
+
+    params, k: the effort it holds for; eligible_rows of shard_rows: nearest measured count to where both take as long,
+    under random filters; scan_over_walk: ratio of their times there (1 at the crossover itself); ms: their mean time;
+    rule_rows: the count below which the search scans (`kernel.scan_is_cheaper`).
+    """
+
+    params: dict[str, Any]
+    k: int = Field(ge=1)
+    shard_rows: int = Field(ge=1)
+    eligible_rows: int = Field(ge=1)
+    scan_over_walk: float = Field(ge=0)
+    ms: float = Field(ge=0)
+    rule_rows: int = Field(ge=1)
+
+
 class ShardManifest(_Record):
     """One shard: its folder, rows, kind and the builder's own report."""
 
@@ -84,6 +101,8 @@ class Manifest(_Record):
     shards: list[ShardManifest] = Field(min_length=1)
     default_search: dict[IndexKind, dict[str, Any]]
     frontier: list[FrontierPoint]
+    # by kind, at the default effort; only graphs have one, and only in shards of some thousand rows
+    scan_crossover: dict[IndexKind, ScanCrossover] = Field(default_factory=dict)
     query_source: str = ""  # where the queries behind the frontier come from, in words
     warnings: list[str] = Field(default_factory=list)
     library_versions: dict[str, str]

@@ -90,6 +90,16 @@ def test_scan_over_codes_is_the_exact_answer(level, metric, d):
             same(found, reference.scan(x16, xq, k, metric))
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("size", [0.0, 1e-42, 1e-38, 1e-33, 1e-29])
+def test_scan_over_codes_is_exact_for_queries_of_subnormal_size(level, metric, size):
+    x = draw(2_000, 36, np.float16, 1)
+    codes, _ = kernel.encode(x, metric, unit=False, seed=1)
+    xq = (draw(8, 36, np.float32, 2) * size).astype(np.float32)
+    same(kernel.scan(x, xq, 5, metric, codes=codes, level=level), reference.scan(x, xq, 5, metric))
+
+
 @pytest.mark.parametrize("d", [16, 60, 100, 192, 256, 300, 384, 768, 1280, 2048])
 def test_codes_match_the_reference(d):
     x = draw(50, d, np.float32, d)

@@ -73,13 +73,13 @@ def test_every_level_walks_the_same_way_and_scores_are_exact(shard):
     stored = np.load(out / "vectors.npy")
     bits = np.packbits(np.random.default_rng(1).random(N) < 0.5, bitorder="little")
     for allow in (None, bits):
-        answers = [index._graph.search(xq, 20, 60, allow=allow, level=level) for level in kernel.levels()]
+        answers = [index.graph.search(xq, 20, 60, allow=allow, level=level) for level in kernel.levels()]
         for answer in answers[1:]:
             for a, b in zip(answers[0], answer, strict=True):
                 np.testing.assert_array_equal(a, b)
         rows, scores = answers[0][:2]
         np.testing.assert_array_equal(scores, kernel.score(stored, xq, rows, metric))
-        again = index._graph.search(xq, 20, 60, allow=allow, threads=3)
+        again = index.graph.search(xq, 20, 60, allow=allow, threads=3)
         np.testing.assert_array_equal(again[0], rows)
 
 
@@ -88,7 +88,7 @@ def test_a_graph_without_codes_is_walked_on_the_vectors(shard):
     description = hnsw.HnswDescription.model_validate_json((out / "index.json").read_text())
     plain = HnswIndex(out, description.model_copy(update={"codes": None}))
     true = truth(out, xq, 10, metric)[1]
-    answers = [plain._graph.search(xq, 10, 100, level=level) for level in kernel.levels()]
+    answers = [plain.graph.search(xq, 10, 100, level=level) for level in kernel.levels()]
     for answer in answers:
         for a, b in zip(answers[0], answer, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -105,13 +105,13 @@ def test_filters_return_only_eligible_rows_and_keep_recall(shard, share):
     eligible = reference.eligible(N, allow, deleted)
     true = truth(out, xq, 10, metric, allow, deleted)
     for rows, scores in (
-        index._graph.search(xq, 10, 100, allow=allow, deleted=deleted)[:2],
-        index._graph.scan(xq, 10, allow=allow, deleted=deleted)[:2],
+        index.graph.search(xq, 10, 100, allow=allow, deleted=deleted)[:2],
+        index.graph.scan(xq, 10, allow=allow, deleted=deleted)[:2],
     ):
         assert eligible[rows[rows >= 0]].all()
         assert ((rows >= 0).sum(axis=1) == min(10, eligible.sum())).all(), "rows that qualify are missing"
         assert topk.recall(scores, true[1]) > 0.93  # measured 0.964 and more
-    np.testing.assert_array_equal(index._graph.scan(xq, 10, allow=allow, deleted=deleted)[0], true[0])
+    np.testing.assert_array_equal(index.graph.scan(xq, 10, allow=allow, deleted=deleted)[0], true[0])
     found = index.search(xq, 10, HnswSearch(), allow=allow)
     assert reference.eligible(N, allow, None)[found.rows[found.rows >= 0]].all()
 
@@ -121,7 +121,7 @@ def test_rows_far_from_the_query_are_found_when_only_they_are_allowed(shard):
     index = HnswIndex.open(out)
     worst = kernel.scan(np.load(out / "vectors.npy"), -xq[:1], 10, metric)[0]
     allow = kernel.bitmap(worst[0], N)
-    rows, _, distances, _ = index._graph.search(xq[:1], 50, 50, allow=allow)
+    rows, _, distances, _ = index.graph.search(xq[:1], 50, 50, allow=allow)
     assert set(rows[0]) == {*worst[0], -1}
     assert distances[0] > 10
 

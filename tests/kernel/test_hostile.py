@@ -47,7 +47,7 @@ for seed in range(int(sys.argv[4]), int(sys.argv[5])):
     allow = np.random.default_rng(seed).integers(0, 256, (index.n + 7) // 8, dtype=np.uint8)
     for bits in (None, allow):
         found = index.search(xq, 10, HnswSearch(ef=40), allow=bits)
-        walked = index._graph.search(xq, 10, 40, allow=bits)[0]
+        walked = index.graph.search(xq, 10, 40, allow=bits)[0]
         for rows in (found.rows, walked):
             assert ((rows >= -1) & (rows < index.n)).all()
             for line in rows:
@@ -135,7 +135,7 @@ def test_two_processes_share_the_pages_of_one_shard(tmp_path):
         "import sys; from pathlib import Path; import numpy as np; from retrieval import kernel\n"
         "from retrieval.indexes.hnsw import HnswIndex\n"
         "index = HnswIndex.open(Path(sys.argv[1])); xq = np.ones((1, 64), dtype=np.float32)\n"
-        "index._graph.scan(xq, 10)\n"
+        "index.graph.scan(xq, 10)\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "part, shared, own = '', 0, 0\n"
         "for line in open('/proc/self/smaps'):\n"

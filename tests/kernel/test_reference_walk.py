@@ -157,9 +157,9 @@ def test_random_graphs_are_walked_as_by_the_reference(data):
         share = data.draw(st.sampled_from([None, 0.05, 0.5, 0.95]))
         if share is not None:
             options[name] = np.packbits(rng.random(n) < share, bitorder="little")
-    kind = data.draw(st.sampled_from(["normal", "ties", "zeros", "tiny", "huge"]))
+    kind = data.draw(st.sampled_from(["normal", "ties", "zeros", "tiny", "small", "huge"]))
     xq = rng.integers(-1, 2, (1, d)) if kind == "ties" else rng.standard_normal((1, d))
-    xq = (xq * {"zeros": 0.0, "tiny": 1e-42, "huge": 1e30}.get(kind, 1.0)).astype(np.float32)
+    xq = (xq * {"zeros": 0.0, "tiny": 1e-42, "small": 1e-25, "huge": 1e30}.get(kind, 1.0)).astype(np.float32)
     k, ef = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 60))
     rows = assert_parity(arrays, codes, xq, k, ef, **options)[0]
     assert reference.eligible(n, options.get("allow"), options.get("deleted"))[rows[rows >= 0]].all()
