@@ -14,7 +14,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -35,7 +35,7 @@ FILTER_SHARES = (0.5, 0.1, 0.01, 0.001)
 Search: TypeAlias = Callable[[F32], AnyArray]  # queries [q, d] -> rows of the data [q, k]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run everything and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=500_000)
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for building")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "retrieval-bench-kernel")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     bench = Bench(options.rows, options.dim, options.queries, options.repeats, options.threads, options.cache)
     result = {
         "machine": {"cpu": _cpu_model(), "cpus": os.cpu_count(), "level": kernel.levels()[0]},

@@ -8,6 +8,8 @@ A second run in the same folder finds the first one's work and repeats the measu
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -65,7 +67,10 @@ def demo(
         embedded[name] = _embed(folder, name, table, entity_tower)
         _build(folder, name, embedded[name], vectors[name])
     del entity_tower
-    with serving(folder / "store", checkpoint, stay=keep_serving) as target, RetrievalClient(target) as client:
+    with (
+        serving(folder / "store", checkpoint, stay=keep_serving) as server,
+        RetrievalClient(server.target) as client,
+    ):
         _show_samples(console, client)
         worth: dict[IndexKind, Worth] = {}
         for name, texts in queries.items():
@@ -79,11 +84,11 @@ def demo(
             f"nDCG@10 of the judged product queries: {ndcg.mean:.3f} "
             f"(95 % interval {ndcg.low:.3f} to {ndcg.high:.3f}, {ndcg.queries} queries with a relevant product)",
             highlight=False,
+            soft_wrap=True,
         )
         if keep_serving:
-            console.print(
-                f"Still serving. Ask it: retrieval search 'red running shoes' --target {target}", highlight=False
-            )
+            ask = shlex.join([*_this_command(), "search", "sailing boats", "--target", server.target])
+            console.print(f"Still serving. Ask it: {ask}\nStop it: kill {server.pid}", highlight=False, soft_wrap=True)
     figures = {
         "entities": rows,
         "kinds": {str(kind): each.to_json() for kind, each in worth.items()},
@@ -91,6 +96,11 @@ def demo(
         "seconds": round(time.perf_counter() - started, 1),
     }
     print(json.dumps(figures), flush=True)
+
+
+def _this_command() -> list[str]:
+    """The words that started this program, so that what is printed can be typed."""
+    return [sys.argv[0]] if Path(sys.argv[0]).name == "retrieval" else [sys.executable, "-m", "retrieval.cli"]
 
 
 def _checkpoint(folder: Path, texts: list[str]) -> Path:

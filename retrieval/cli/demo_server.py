@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from retrieval.errors import Unavailable
@@ -13,9 +14,17 @@ from retrieval.errors import Unavailable
 _READY = "serving on "
 
 
+@dataclass(frozen=True)
+class Running:
+    """A server that answers: its host:port and its process."""
+
+    target: str
+    pid: int
+
+
 @contextmanager
-def serving(store: Path, checkpoint: Path, *, stay: bool) -> Iterator[str]:
-    """host:port of a server over `store`; Unavailable when it does not come up. With `stay` it outlives the context."""
+def serving(store: Path, checkpoint: Path, *, stay: bool) -> Iterator[Running]:
+    """A server over `store`; Unavailable when it does not come up. With `stay` it outlives the context."""
     log = store.parent / "serve.log"
     command = [sys.executable, "-m", "retrieval.cli", "serve", "--store", str(store), "--checkpoint", str(checkpoint)]
     with log.open("wb") as errors:
@@ -31,7 +40,7 @@ def serving(store: Path, checkpoint: Path, *, stay: bool) -> Iterator[str]:
             server.wait(timeout=60)
             last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["no message"]
             raise Unavailable(f"the demo's server did not start: {last[0]}; its whole log is in {log}")
-        yield line.removeprefix(_READY).split()[0].rstrip(":")
+        yield Running(target=line.removeprefix(_READY).split()[0].rstrip(":"), pid=server.pid)
         finished = True
     finally:
         if not (stay and finished):
