@@ -7,6 +7,8 @@ together lie together; the report's "order" says which input row went where. Cod
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 import tempfile
 import time
@@ -84,6 +86,9 @@ def _build_graph(
         if progress is not None:
             progress(first + len(part))
     index.save_index(str(saved))
+    if saved.stat().st_size != index.index_file_size():
+        # hnswlib does not look at what its writes return
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(saved))
 
 
 @dataclass(frozen=True)

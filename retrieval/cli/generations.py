@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from index_builders.check import check_generation
-from retrieval.errors import NoGeneration, RetrievalError
+from retrieval.errors import NoGeneration, RetrievalError, StoreError
 from retrieval.store import Store
 
 _StorePath = Annotated[Path, typer.Argument(help="The store.")]
@@ -26,6 +28,9 @@ def generations(
 ) -> None:
     """List the generations of a store, oldest first; * marks the live one."""
     house = Store(store)
+    if entity_type is not None and entity_type not in house.entity_types():
+        known = ", ".join(house.entity_types()) or "none"
+        raise NoGeneration(f"{store} has no entity type {entity_type!r}; there are: {known}")
     rows = [
         row for name in ([entity_type] if entity_type else house.entity_types()) for row in _describe_all(house, name)
     ]
@@ -40,14 +45,16 @@ def generations(
     for row in rows:
         mark = "* " if row["live"] else "  "
         if "problem" in row:
-            table.add_row(row["entity_type"], mark + row["generation"], "", "", "", "", row["problem"])
+            table.add_row(row["entity_type"], mark + row["generation"], "", "", "", "", escape(row["problem"]))
             continue
-        recall, size = f"{row['recall_at_100']:.4f}", f"{row['size_bytes'] / 2**20:.1f}"
+        recall = "not measured" if row["recall_at_100"] is None else f"{row['recall_at_100']:.4f}"
+        size = f"{row['size_bytes'] / 2**20:.1f}"
         kind = f"{row['kind']} x {row['shards']}"
         table.add_row(
             row["entity_type"], mark + row["generation"], str(row["rows"]), kind, recall, size, row["created_at"]
         )
-    Console().print(table)
+    # whoever reads a pipe wants whole figures, not lines cut for a terminal that is not there
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
     if as_json:
         print(json.dumps({"generations": rows}))
 
@@ -90,6 +97,10 @@ def _describe_all(house: Store, entity_type: str) -> list[dict[str, Any]]:
         live = house.current(entity_type)
     except NoGeneration:
         live = ""
+    except StoreError as error:
+        # which one is live cannot be known, but their names are what mends it
+        print(f"{error}: retrieval publish {house.root} {entity_type} GENERATION", file=sys.stderr)
+        live = ""
     return [_describe(house, entity_type, name, name == live) for name in house.generations(entity_type)]
 
 
@@ -100,7 +111,7 @@ def _describe(house: Store, entity_type: str, generation: str, live: bool) -> di
     except RetrievalError as error:
         return {**row, "problem": str(error)}  # one damaged generation must not hide the others
     kind = manifest.shards[0].kind
-    point = next((p for p in manifest.frontier if p.params == manifest.default_search[kind]), manifest.frontier[-1])
+    point = next((p for p in manifest.frontier if p.params == manifest.default_search[kind]), None)
     return {
         **row,
         "rows": manifest.rows,
@@ -108,9 +119,10 @@ def _describe(house: Store, entity_type: str, generation: str, live: bool) -> di
         "shards": len(manifest.shards),
         "space_id": manifest.space_id,
         "metric": str(manifest.metric),
-        "recall_at_10": point.recall_at_10,
-        "recall_at_100": point.recall_at_100,
-        "p50_ms": point.p50_ms,
+        # null where the build did not measure the default effort
+        "recall_at_10": point and point.recall_at_10,
+        "recall_at_100": point and point.recall_at_100,
+        "p50_ms": point and point.p50_ms,
         "scan_crossover": {str(kind): found.model_dump() for kind, found in manifest.scan_crossover.items()},
         "size_bytes": sum(entry.size_bytes for entry in manifest.files.values()),
         "created_at": manifest.created_at,

@@ -16,7 +16,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from retrieval.errors import InvalidArgument, NoGeneration, StoreError
+from retrieval.errors import DamagedData, InvalidArgument, NoGeneration, StoreError
 from retrieval.store.generation import Generation, read_manifest
 from retrieval.store.manifest import Manifest
 
@@ -38,6 +38,8 @@ class Store:
 
     def __init__(self, root: Path, *, create: bool = False) -> None:
         self.root = Path(root)
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(root)):
+            raise StoreError(f"{root} looks like a URL: a store is a local folder; copy it to one and name that")
         if create:
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
@@ -158,13 +160,24 @@ class Store:
             raise StoreError(f"cannot move {pointer} to {generation}: {error.strerror}") from error
 
     def rollback(self, entity_type: str) -> str:
-        """Point CURRENT at the newest generation older than the live one; returns its id."""
+        """Point CURRENT at the newest good generation older than the live one; returns its id.
+
+        Every byte of it is checked first. NoGeneration when there is none older, DamagedData when none is good.
+        """
         live = self.current(entity_type)
         older = [generation for generation in self.generations(entity_type) if generation < live]
         if not older:
             raise NoGeneration(f"there is no generation of {entity_type!r} older than {live} to roll back to")
-        self.publish(entity_type, older[-1])
-        return older[-1]
+        damaged: list[str] = []
+        for generation in reversed(older):
+            try:
+                self.open(entity_type, generation)
+            except (DamagedData, StoreError) as error:
+                damaged.append(str(error))
+                continue
+            self.publish(entity_type, generation)
+            return generation
+        raise DamagedData(f"no generation of {entity_type!r} older than {live} is good: {' | '.join(damaged)}")
 
     def remove_old(self, entity_type: str, *, keep: int) -> list[str]:
         """Delete all but the live and the newest `keep` (1 or more) generations; returns the deleted ids."""

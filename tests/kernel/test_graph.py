@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import hnswlib
 import numpy as np
 import pytest
@@ -291,3 +293,15 @@ def test_mistakes_are_named(tmp_path):
     (tmp_path / "index.neighbors.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(DamagedData, match=r"index.neighbors.npy cannot be opened"):
         HnswIndex.open(tmp_path)
+
+
+def test_a_graph_that_the_disk_had_no_room_for_is_an_error_of_the_disk(tmp_path, monkeypatch):
+    class Truncating(hnswlib.Index):
+        def save_index(self, path):
+            super().save_index(path)
+            Path(path).write_bytes(Path(path).read_bytes()[:-5])
+
+    monkeypatch.setattr(hnswlib, "Index", Truncating)
+    vectors = clustered(50, 16, seed=1)
+    with pytest.raises(OSError, match="No space left on device"):
+        hnsw.build_shard(vectors, tmp_path, params=HnswBuild(), metric=Metric.COSINE, seed=0)

@@ -3,8 +3,10 @@
 import os
 
 import pytest
+from tiny_store import make_store as write_store
 
-from retrieval.errors import InvalidArgument, NoGeneration, StoreError
+from retrieval.cli.generations import generations
+from retrieval.errors import DamagedData, InvalidArgument, NoGeneration, StoreError
 from retrieval.store import Store, local
 
 
@@ -88,3 +90,38 @@ def test_a_failing_disk_leaves_the_live_generation(store, make_store, monkeypatc
     assert store.current("pin") != live
     assert not list(store.root.rglob("*.tmp"))
     assert not (store.root / "pin/staging").exists()
+
+
+def test_rollback_passes_over_a_damaged_generation(tmp_path):
+    root = tmp_path / "three"
+    made = [write_store(root, 20, 4, 1, "int64", seed=seed) for seed in range(3)]
+    store = Store(root)
+    file = made[1].path / "shard-00000" / "vectors.npy"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x00")
+    assert store.rollback("pin") == made[0].manifest.id
+    store.publish("pin", made[2].manifest.id)
+    (made[0].path / "manifest.json").unlink()
+    with pytest.raises(
+        DamagedData, match=rf"no generation of 'pin' older than {made[2].manifest.id} is good: .*vectors"
+    ):
+        store.rollback("pin")
+    assert store.current("pin") == made[2].manifest.id
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/store", "gs:/bucket", "file:///tmp/x"])
+def test_a_url_is_not_taken_for_a_folder(url, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match="looks like a URL: a store is a local folder"):
+        Store(url, create=True)
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_list_of_generations_survives_a_broken_pointer(tmp_path, capsys):
+    made = write_store(tmp_path / "store", 20, 4, 1, "int64")
+    (tmp_path / "store" / "pin" / "CURRENT").write_text("garbage")
+    generations(tmp_path / "store")
+    printed = capsys.readouterr()
+    assert made.manifest.id in printed.out
+    assert "does not name a generation: 'garbage'" in printed.err
+    with pytest.raises(NoGeneration, match="has no entity type 'nope'; there are: pin"):
+        generations(tmp_path / "store", "nope")
