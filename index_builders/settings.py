@@ -51,4 +51,7 @@ def make_settings(**values: Any) -> BuildSettings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"][:1])
+        if name == "kind":
+            known = ", ".join([*IndexKind, "auto"])
+            raise InvalidParams(f"kind = {first['input']!r} is not acceptable: it is one of {known}") from None
         raise InvalidParams(f"{name} = {first['input']!r} is not acceptable: {first['msg'].lower()}") from None

@@ -84,6 +84,15 @@ SEARCH_PARAMS: dict[IndexKind, type[FlatSearch] | type[IvfpqSearch] | type[HnswS
     IndexKind.HNSW: HnswSearch,
 }
 
+_NAMES = {
+    "FlatBuild": "a flat build",
+    "IvfpqBuild": "an ivfpq build",
+    "HnswBuild": "an hnsw build",
+    "FlatSearch": "a flat search",
+    "IvfpqSearch": "an ivfpq search",
+    "HnswSearch": "an hnsw search",
+}
+
 _P = TypeVar("_P", bound=_Params)
 
 
@@ -96,6 +105,6 @@ def make_params(cls: type[_P], values: dict[str, Any]) -> _P:
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise InvalidParams(
-                f"{cls.__name__} has no parameter {name!r}; it takes {', '.join(cls.model_fields)}"
+                f"{_NAMES[cls.__name__]} has no parameter {name!r}; it takes {', '.join(cls.model_fields) or 'none'}"
             ) from None
         raise InvalidParams(f"{name} = {first['input']!r} is not acceptable: {first['msg'].lower()}") from None

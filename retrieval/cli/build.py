@@ -95,13 +95,14 @@ def build(
 def _sentences(report: BuildReport) -> str:
     manifest = report.manifest
     point = next(p for p in manifest.frontier if p.params == manifest.default_search[manifest.shards[0].kind])
+    effort = ", ".join(f"{name} {value}" for name, value in point.params.items() if value) or "exact"
     done = "built" if report.built else "nothing to do: an identical build made"
     lines = [
         f"{done} generation {manifest.id} of {manifest.entity_type}: {manifest.rows} rows, "
         f"{len(manifest.shards)} {manifest.shards[0].kind} shards, {'live' if report.live else 'not live'}, "
         f"{report.seconds:.1f} s",
         f"recall@10 {point.recall_at_10:.4f}, recall@100 {point.recall_at_100:.4f} at p50 {point.p50_ms:.2f} ms, p95 "
-        f"{point.p95_ms:.2f} ms, one thread, {point.params} ({manifest.query_source})",
+        f"{point.p95_ms:.2f} ms, one thread, {effort} ({manifest.query_source})",
     ]
     if manifest.quarantine.total:
         lines.append(f"left out {manifest.quarantine.total} of {manifest.rows_in} rows: {manifest.quarantine.counts}")

@@ -100,7 +100,7 @@ def test_values_that_float16_cannot_hold_are_quarantined(write, run):
         ({"metric": "manhattan"}, InvalidParams, r"metric = 'manhattan' is not acceptable"),
         ({"kind": "tree"}, InvalidParams, r"kind = 'tree' is not acceptable"),
         ({"entity_type": "Pin!"}, InvalidArgument, r"entity type 'Pin!' is not acceptable"),
-        ({"kind": "flat", "params": {"m": 8}}, InvalidParams, r"FlatBuild has no parameter 'm'"),
+        ({"kind": "flat", "params": {"m": 8}}, InvalidParams, r"a flat build has no parameter 'm'"),
         ({"kind": "hnsw", "params": {"m": 1}}, InvalidParams, r"m = 1 is not acceptable: .*greater than or equal to 4"),
         ({"kind": "ivfpq"}, InvalidData, r"50 training rows are too few for IVF-PQ with 4-bit codes: it takes 624"),
         ({"max_quarantined": 2}, InvalidParams, r"max_quarantined = 2 is not acceptable"),
