@@ -28,7 +28,7 @@ def serving(store: Path, checkpoint: Path, *, stay: bool) -> Iterator[Running]:
     log = store.parent / "serve.log"
     command = [sys.executable, "-m", "retrieval.cli", "serve", "--store", str(store), "--checkpoint", str(checkpoint)]
     with log.open("wb") as errors:
-        # a session of its own, so that an interrupt of the demo does not reach a server that is to stay
+        # apart from the terminal, so that an interrupt of the demo does not reach a server that is to stay
         server = subprocess.Popen(
             [*command, "--port", "0"], stdout=subprocess.PIPE, stderr=errors, start_new_session=True, text=True
         )

@@ -1,6 +1,6 @@
 """Where an encoder's first weights come from: the shipped default, a Hugging Face name, or a local folder.
 
-The default is all-MiniLM-L6-v2 as a registry package carries it, read offline and held against the SHA-256 of the
+The default is all-MiniLM-L6-v2 as an installable package carries it, read offline and held against the SHA-256 of the
 upstream release before any library sees a byte. Knows nothing about projections or checkpoints.
 """
 
