@@ -5,6 +5,7 @@ Knows nothing about ids, attributes, checksums or manifests.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -75,6 +76,20 @@ def write_vectors(
                 progress(min(first + _CHUNK_ROWS, len(vectors)))
 
     write_array(out / VECTORS, str(dtype), vectors.shape, chunks())
+
+
+def allocate_array(file: Path, dtype: str, shape: tuple[int, ...]) -> AnyArray:
+    """A new .npy file mapped for writing, its room on disk taken first: a hole on a full disk kills the process."""
+    with file.open("wb") as stream:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        stream.flush()
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(stream.fileno(), stream.tell(), size)
+        else:
+            stream.truncate(stream.tell() + size)
+    return np.asanyarray(np.load(file, mmap_mode="r+"))
 
 
 def write_array(file: Path, dtype: str, shape: tuple[int, ...], chunks: Iterator[AnyArray]) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 import hnswlib
 import numpy as np
 
-from index_builders.flat import write_array, write_vectors
+from index_builders.flat import allocate_array, write_array, write_vectors
 from retrieval import kernel
 from retrieval.errors import InvalidData
 from retrieval.indexes import hnsw
@@ -168,8 +168,9 @@ def export(
     give_back_pages(vectors)
     stored = open_array(out, VECTORS, str(params.vectors), (n, d))
     unit = metric is Metric.COSINE or (metric is Metric.INNER_PRODUCT and _all_unit(stored))
-    data = np.lib.format.open_memmap(out / hnsw.CODES, "w+", np.uint8, (n, kernel.code_width(d)))
+    data = allocate_array(out / hnsw.CODES, "uint8", (n, kernel.code_width(d)))
     codes, relative_error = kernel.encode(stored, metric, unit=unit, seed=seed, out=data, threads=threads)
+    assert isinstance(data, np.memmap)
     data.flush()
     for name, values in ((hnsw.SCALE, codes.scale), (hnsw.BIAS, codes.bias)):
         if values is not None:

@@ -7,7 +7,9 @@ vectors are quantised under L2, which orders them as the cosine does. Knows noth
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,7 +68,7 @@ def train(sample: F32, out: Path, *, params: IvfpqBuild, metric: Metric, seed: i
     index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1
     index.train(np.ascontiguousarray(sample))
     path = out / QUANTIZER_FILE
-    faiss.write_index(index, str(path))
+    _write_index(index, path)
     return path
 
 
@@ -100,7 +102,7 @@ def build_shard(
                 progress(min(start + _BLOCK_ROWS, n))
 
     write_array(out / VECTORS, str(params.vectors), (n, d), blocks())
-    faiss.write_index(index, str(out / INDEX_FILE))
+    _write_index(index, out / INDEX_FILE)
     sizes = np.bincount(lists, minlength=params.nlist)
     write_description(
         IvfpqDescription(
@@ -131,3 +133,13 @@ def _assign(index: Any, vectors: F32) -> I64:
         _, nearest = index.quantizer.search(np.ascontiguousarray(vectors[start : start + _BLOCK_ROWS]), 1)
         lists[start : start + len(nearest)] = nearest[:, 0]
     return lists
+
+
+def _write_index(index: Any, file: Path) -> None:
+    """faiss.write_index, whose failures to write are told as what they are: errors of the disk."""
+    try:
+        faiss.write_index(index, str(file))
+    except RuntimeError as error:
+        full = os.strerror(errno.ENOSPC) in str(error)
+        reason = os.strerror(errno.ENOSPC) if full else str(error).strip().splitlines()[-1]
+        raise OSError(errno.ENOSPC if full else errno.EIO, reason, str(file)) from None

@@ -82,9 +82,7 @@ def make_plan(settings: BuildSettings, *, progress: Progress | None = None) -> t
         settings.source, settings.ids, id_column=settings.id_column, embedding_column=settings.embedding_column
     )
     if source.rows < settings.shards:
-        raise InvalidData(
-            f"{source.rows} rows cannot fill {settings.shards} shards: use --shards {source.rows} or fewer"
-        )
+        raise InvalidData(f"{source.rows} rows cannot fill {settings.shards} shards: use far fewer --shards")
     kind = choose_kind(source.rows // settings.shards) if settings.kind == "auto" else settings.kind
     params = make_params(BUILD_PARAMS[kind], settings.params)
     if isinstance(params, IvfpqBuild):

@@ -12,7 +12,7 @@ from typing import Any
 from index_builders.add import shard_name
 from index_builders.plan import Plan, Progress
 from index_builders.staging import Staging, write_atomically, writing
-from retrieval.errors import DamagedData, NoGeneration
+from retrieval.errors import DamagedData, NoGeneration, StoreError
 from retrieval.store import Generation, Manifest, ShardManifest, Store
 from retrieval.store.checksums import list_files, sha256_files
 from retrieval.store.manifest import MANIFEST_FILE, FrontierPoint, Quarantine
@@ -57,7 +57,7 @@ def publish(
             frontier=[FrontierPoint(**point) for point in verified["frontier"]],
             scan_crossover=verified["scan_crossover"],
             query_source=verified["query_source"],
-            warnings=verified["warnings"],
+            warnings=[*verified["warnings"], *_changes(store, plan, parent)],
             library_versions=plan.library_versions,
             created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             files=sha256_files(staging.generation, list_files(staging.generation)),
@@ -78,11 +78,23 @@ def find_built(store: Store, plan: Plan) -> Generation | None:
             continue
         try:
             found = store.open(plan.entity_type, generation)
-        except DamagedData:
+        except (DamagedData, StoreError):
             continue
         if found.manifest.plan_digest == plan.digest:
             return found
     return None
+
+
+def _changes(store: Store, plan: Plan, parent: str | None) -> list[str]:
+    """What a caller of the live generation would be surprised by in this one."""
+    if parent is None:
+        return []
+    try:
+        live = store.manifest(plan.entity_type, parent)
+    except (DamagedData, NoGeneration, StoreError):
+        return []
+    pairs = (("space", live.space_id, plan.space_id), ("metric", str(live.metric), str(plan.metric)))
+    return [f"the {what} changes from {old} to {new}: queries need it too" for what, old, new in pairs if old != new]
 
 
 def current_or_none(store: Store, entity_type: str) -> str | None:

@@ -151,8 +151,8 @@ def _check(found: Quarantine, rows: list[int], rows_in: int, plan: Plan) -> None
         raise BuildFailed(f"all {rows_in} rows are unusable ({found.counts}): nothing is left to build")
     if 0 in rows:
         raise InvalidData(
-            f"shard {rows.index(0)} of {len(rows)} got none of the {sum(rows)} rows: use --shards "
-            f"{len(rows) // 2 or 1} or fewer"
+            f"shard {rows.index(0)} of {len(rows)} got none of the {sum(rows)} rows, which ids are "
+            "placed in by their hash: use far fewer --shards"
         )
 
 

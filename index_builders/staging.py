@@ -110,7 +110,8 @@ def writing(target: Path) -> Iterator[None]:
         raise
     except OSError as error:
         reason = error.strerror or str(error)
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        # numpy tells of a short write without an error number
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None}:
             reason += "; free some space there or build into another store, and run the build again to resume it"
         raise StoreError(f"cannot write {target}: {reason}") from error
 
