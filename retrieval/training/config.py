@@ -19,8 +19,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from retrieval.errors import InvalidParams
+from retrieval.errors import InvalidArgument, InvalidParams
 from retrieval.params import MAX_DIM, MIN_DIM
+from retrieval.spaces import check_space_id
 from retrieval.towers.entity_model import EntityModelSettings
 from retrieval.towers.features import EncodedText, FeatureSettings
 from retrieval.types import StrEnum
@@ -86,28 +87,34 @@ class QuerySettings(_Section):
     """The query tower."""
 
     encoder: str | None = Field(default=None, description="hub name or local folder; the shipped default when absent")
-    tuning: Tuning = Tuning.HEAD
+    tuning: Tuning = Field(
+        default=Tuning.HEAD, description="head trains the projection only, whole the transformer too"
+    )
     word_embeddings: bool = Field(default=False, description="with tuning = whole: train the word embeddings too")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="with tuning = whole: of the encoder")
-    max_tokens: int = Field(default=64, ge=4, le=8_192)
+    max_tokens: int = Field(default=64, ge=4, le=8_192, description="tokens of a query that are read")
     d: int = Field(default=256, ge=MIN_DIM, le=MAX_DIM, description="dimensions of the space")
 
 
 class LossSettings(_Section):
     """Sampled softmax."""
 
-    temperature: float = Field(default=0.05, gt=0)
-    temperature_low: float = Field(default=0.01, gt=0)
-    temperature_high: float = Field(default=0.5, gt=0)
-    in_batch_weight: float = Field(default=1.0, ge=0)
-    random_weight: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=0.05, gt=0, description="to begin with; it is learned")
+    temperature_low: float = Field(default=0.01, gt=0, description="it is kept at or above this")
+    temperature_high: float = Field(default=0.5, gt=0, description="it is kept at or below this")
+    in_batch_weight: float = Field(default=1.0, ge=0, description="of the term of in-batch negatives")
+    random_weight: float = Field(default=1.0, ge=0, description="of the term of random negatives")
     correction: bool = Field(default=True, description="subtract the log probability with which candidates are sampled")
-    sketch_width: int = Field(default=1 << 18, ge=16, le=1 << 26)
-    sketch_depth: int = Field(default=4, ge=1, le=16)
+    sketch_width: int = Field(
+        default=1 << 18, ge=16, le=1 << 26, description="counters in a row of the count-min sketch"
+    )
+    sketch_depth: int = Field(default=4, ge=1, le=16, description="rows of the count-min sketch")
     prefixes: tuple[int, ...] = Field(
         default=(16, 32, 64, 128, 256), min_length=1, description="ascending, the last one is d"
     )
-    prefix_weights: tuple[float, ...] = Field(default=(0.1, 0.1, 0.15, 0.25, 1.0), min_length=1)
+    prefix_weights: tuple[float, ...] = Field(
+        default=(0.1, 0.1, 0.15, 0.25, 1.0), min_length=1, description="of the loss on each prefix"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> LossSettings:
@@ -127,7 +134,9 @@ class LossSettings(_Section):
 class TaskSettings(_Section):
     """One task: pairs whose `task` column has its name."""
 
-    answer: Answer = Answer.ENTITY
+    answer: Answer = Field(
+        default=Answer.ENTITY, description="what answers: entity, query, or frozen (a pre-existing embedding)"
+    )
     entity_type: str | None = Field(
         default=None, description="random negatives are drawn from entities of this type; None: of all"
     )
@@ -145,27 +154,34 @@ class TaskSettings(_Section):
             raise ValueError("a task answered by frozen embeddings names frozen_vector and frozen_space")
         if self.answer is not Answer.FROZEN and any(given):
             raise ValueError(f"frozen_vector and frozen_space belong to answer = 'frozen', this task has {self.answer}")
+        if self.frozen_space is not None:
+            try:
+                check_space_id(self.frozen_space)  # now, not when the trained checkpoint is written
+            except InvalidArgument as error:
+                raise ValueError(str(error)) from None
         return self
 
 
 class RunSettings(_Section):
     """How long, how fast, and what is written when."""
 
-    seed: int = Field(default=0, ge=0, le=2**31 - 1)
-    steps: int = Field(default=1_000, ge=1, le=100_000_000)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="of data order, negatives, first weights, dropout")
+    steps: int = Field(default=1_000, ge=1, le=100_000_000, description="the schedule ends with the last")
     batch: int = Field(default=512, ge=2, le=1_048_576, description="pairs of a step, over all tasks and processes")
     random_negatives: int = Field(default=1_024, ge=0, le=1_048_576, description="of each task and step")
     learning_rate: float = Field(default=1e-3, gt=0, description="of heads and perceptron")
     learning_rate_tokens: float = Field(default=1e-3, gt=0, description="of hash embeddings")
     learning_rate_encoder: float = Field(default=5e-5, gt=0, description="of the transformer")
-    weight_decay: float = Field(default=0.01, ge=0)
-    warmup_steps: int = Field(default=50, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0, description="of AdamW; the temperature has none")
+    warmup_steps: int = Field(default=50, ge=0, description="in which the rates rise; then they fall to a hundredth")
     gradient_limit: float = Field(default=1.0, gt=0, description="norm to which gradients are cut")
-    precision: Precision = Precision.FLOAT32
+    precision: Precision = Field(
+        default=Precision.FLOAT32, description="of the transformer while it is trained: float32 or bfloat16"
+    )
     save_every: int = Field(default=500, ge=1, description="steps between resumable states")
-    log_every: int = Field(default=20, ge=1)
+    log_every: int = Field(default=20, ge=1, description="steps between lines of the log")
     validate_every: int = Field(default=0, ge=0, description="steps between validations; 0 never validates")
-    validation_queries: int = Field(default=1_000, ge=1)
+    validation_queries: int = Field(default=1_000, ge=1, description="of each task, drawn once")
     validation_entities: int = Field(default=20_000, ge=1, description="searched in validation, the answers among them")
     patience: int = Field(
         default=0, ge=0, description="validations without a better recall@10 before stopping; 0 never stops early"

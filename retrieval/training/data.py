@@ -55,8 +55,16 @@ class TrainData:
     known: dict[str, KnownAnswers]
 
     def fingerprint(self) -> str:
-        """SHA-256 over the pairs and sizes: a state is resumed only on the data it was made with."""
+        """SHA-256 over all that a step reads: a state is resumed only on the data it was made with."""
         digest = hashlib.sha256(f"{len(self.entities)} {len(self.queries)}".encode())
+        for text in self.queries:
+            digest.update(text.encode() + b"\0")
+        for cut, vocabulary in self.vocabularies.items():
+            ragged = self.features.tokens[cut]
+            for array in (vocabulary.tokens, ragged.values, ragged.offsets):
+                digest.update(np.ascontiguousarray(array).tobytes())
+        for array in (self.features.present, *self.features.vectors.values(), *self.frozen.values()):
+            digest.update(np.ascontiguousarray(array).tobytes())
         for name, pairs in self.pairs.items():
             digest.update(name.encode())
             for array in (pairs.queries, pairs.answers, pairs.weights):
@@ -77,6 +85,7 @@ def read_data(settings: TrainSettings, encoder: Encoder, *, work: Path, progress
     _check_never(settings.data.never_queries, queries)
     report("read tables", 1, 1)
     table, feature_settings = entities.table, settings.entity.features
+    frozen = _frozen(table, settings, pairs)
     encoded = settings.entity.encoded
     if encoded is not None:
         feature_settings = with_encoded(feature_settings, encoded.feature, encoder.hidden)
@@ -100,8 +109,8 @@ def read_data(settings: TrainSettings, encoder: Encoder, *, work: Path, progress
         validation=validation,
         queries=queries,
         pooled=pooled,
-        frozen={name: _frozen(table, name, settings) for name in frozen_names},
-        pools={name: _pool(settings, name, entities, pairs[name]) for name in settings.tasks},
+        frozen=frozen,
+        pools={name: _pool(settings, name, entities, pairs[name], frozen) for name in settings.tasks},
         known=_known(settings, pairs),
     )
 
@@ -196,18 +205,40 @@ def _features(
     return Features.concatenate(parts)
 
 
-def _frozen(table: pa.Table, name: str, settings: TrainSettings) -> F32:
-    vectors, present = vector_values(table, name, settings.query.d)
-    if not present.any():
-        raise InvalidData(f"frozen vectors {name!r} are null throughout: embed the entities with their tower first")
-    return vectors
+def _frozen(table: pa.Table, settings: TrainSettings, pairs: Mapping[str, TaskPairs]) -> dict[str, F32]:
+    """Pre-existing embeddings by column, zero where an entity has none; those that answer a pair are there."""
+    out: dict[str, F32] = {}
+    for name, task in settings.tasks.items():
+        column = task.frozen_vector
+        if column is None:
+            continue
+        vectors, present = vector_values(table, column, settings.query.d)
+        absent = np.flatnonzero(~present[pairs[name].answers])
+        if len(absent):
+            entity = table.column("id")[int(pairs[name].answers[absent[0]])].as_py()
+            raise InvalidData(
+                f"task {name!r} has a pair with entity {entity!r}, whose {column!r} is null: embed it with its tower, "
+                f"or remove such pairs ({len(absent):,} of {len(pairs[name]):,})"
+            )
+        out[column] = vectors
+    return out
 
 
-def _pool(settings: TrainSettings, name: str, entities: EntityTable, pairs: TaskPairs) -> I64:
+def _pool(
+    settings: TrainSettings, name: str, entities: EntityTable, pairs: TaskPairs, frozen: Mapping[str, F32]
+) -> I64:
     task = settings.tasks[name]
     if task.answer is Answer.QUERY:
         return np.unique(pairs.answers)
-    return entities.of_type(task.entity_type)
+    rows = entities.of_type(task.entity_type)
+    if task.frozen_vector is None:
+        return rows
+    rows = rows[frozen[task.frozen_vector][rows].any(axis=1)]  # a null embedding is no negative
+    if len(rows) == 0:
+        raise InvalidData(
+            f"no entity of type {task.entity_type!r} has {task.frozen_vector!r}: correct entity_type of task {name!r}"
+        )
+    return rows
 
 
 def _known(settings: TrainSettings, pairs: Mapping[str, TaskPairs]) -> dict[str, KnownAnswers]:

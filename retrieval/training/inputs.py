@@ -36,12 +36,16 @@ class InputMaker:
         self._pad_id = encoder.pad_id
         self._places = {name: place for place, name in enumerate(settings.tasks)}
 
-    def make(self, batches: Mapping[str, TaskBatch], step: int) -> dict[str, TaskInput]:
-        """Inputs of this process for one step; counts its answers in the sketch first."""
-        if self._settings.loss.correction:
+    def make(self, batches: Mapping[str, TaskBatch], step: int, *, count: bool = True) -> dict[str, TaskInput]:
+        """Inputs of this process for one step; counts its answers in the sketch first, unless they are counted."""
+        if count and self._settings.loss.correction:
             for name, batch in batches.items():
                 self.sketch.add(self._keys(name, batch.answers))
         return {name: self._task(name, batch, step) for name, batch in batches.items()}
+
+    def answered_by_query(self, task: str) -> bool:
+        """Whether the answers of a task are queries, so that their numbers are those of texts."""
+        return self._settings.tasks[task].answer is Answer.QUERY
 
     def queries(self, numbers: I64) -> QueryBatch:
         """Query texts by number, for the query tower."""

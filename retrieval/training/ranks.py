@@ -10,11 +10,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as dist_functional
 from torch import Tensor
+
+_WAIT = timedelta(
+    hours=12
+)  # others wait while the leading process encodes a large table; torchrun ends them if it dies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,17 @@ class Ranks:
         dist.all_reduce(total)
         return total / self.world
 
+    @contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """A block that the leading process has left before another enters it, whether or not it failed."""
+        if not self.leads:
+            self.wait()
+        try:
+            yield
+        finally:
+            if self.leads:
+                self.wait()
+
     def wait(self) -> None:
         """Return when all processes have come here."""
         if self.world > 1:
@@ -66,7 +82,9 @@ def joined_ranks() -> Iterator[Ranks]:
     if world == 1:
         yield Ranks(device=device)
         return
-    dist.init_process_group("nccl" if cuda else "gloo")
+    if cuda:
+        torch.cuda.set_device(device)  # or the collectives of every process would meet on the first GPU
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=_WAIT)
     try:
         yield Ranks(rank=dist.get_rank(), world=world, device=device)
     finally:

@@ -65,7 +65,7 @@ def read_entities(paths: Sequence[Path], features: FeatureSettings, *, vectors: 
     """Entities of all tables; columns that only some have are null elsewhere.
 
     vectors: further vector columns that have to be there. InvalidData for a missing or repeated id, ids of two types,
-    or a named column that no table has.
+    a named column that no table has, or an entity_type that is not a string.
     """
     tables = [_read(path) for path in paths]
     for path, table in zip(paths, tables, strict=True):
@@ -90,6 +90,10 @@ def read_entities(paths: Sequence[Path], features: FeatureSettings, *, vectors: 
     if not rows:
         raise InvalidData("the entity tables have no rows: there is nothing to train on")
     if "entity_type" in table.column_names:
+        kind = table.schema.field("entity_type").type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not _is_text(kind) and not pa.types.is_null(kind):
+            raise InvalidData(f"column 'entity_type' is of type {kind}, it has to be string: cast it")
         types = [value or DEFAULT_TYPE for value in table.column("entity_type").to_pylist()]
     else:
         types = [DEFAULT_TYPE] * len(ids)
@@ -111,6 +115,7 @@ def read_pairs(
         raise InvalidData(
             f"pairs {path} have the unknown column {unknown[0]!r}: they take {', '.join(sorted(_PAIR_COLUMNS))}"
         )
+    _check_types(table, path, entities)
     columns = {name: table.column(name).to_pylist() for name in table.column_names}
     nothing = [None] * table.num_rows
     found: dict[str, list[tuple[int, int, float]]] = {name: [] for name in tasks}
@@ -140,6 +145,29 @@ def read_pairs(
                 )
         found[task].append((number, target, 1.0 if weight is None else weight))
     return {name: _task_pairs(name, rows, path) for name, rows in found.items()}
+
+
+def _check_types(table: pa.Table, path: Path, entities: EntityTable) -> None:
+    """InvalidData for a column of pairs that is of another type than its role, unless it is null throughout."""
+    ids_are_text = _is_text(entities.table.schema.field("id").type)
+    for field in table.schema:
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if field.name == "weight":
+            fits, wanted = pa.types.is_floating(kind) or pa.types.is_integer(kind), "a number"
+        elif field.name == "id" and not ids_are_text:
+            fits, wanted = pa.types.is_int64(kind), "int64, as the ids of the entities are"
+        elif field.name == "id":
+            fits, wanted = _is_text(kind), "string, as the ids of the entities are"
+        else:
+            fits, wanted = _is_text(kind), "string"
+        if not fits and not pa.types.is_null(kind):
+            raise InvalidData(
+                f"column {field.name!r} of {path} is of type {field.type}, it has to be {wanted}: cast it"
+            )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _task_pairs(name: str, rows: list[tuple[int, int, float]], path: Path) -> TaskPairs:
