@@ -58,6 +58,7 @@ class EmbedPlan(_Record):
     d: int = Field(ge=MIN_DIM, le=MAX_DIM)
     id_column: str
     text_columns: tuple[str, ...]
+    precision: str = "float32"  # of the text encoder: parts of two precisions do not go together
     part_rows: int = Field(ge=1, le=MAX_PART_ROWS)
     files: tuple[SourceFile, ...]
 
@@ -126,6 +127,7 @@ def plan_embedding(
         d=tower.d,
         id_column=id_column,
         text_columns=tower.text_columns,
+        precision=tower.precision,
         part_rows=part_rows,
         files=tuple(
             SourceFile(path=file.resolve(), rows=tables.count_rows(file), sha256=hash_file(file)) for file in found
@@ -246,7 +248,8 @@ def _claim(plan: EmbedPlan) -> None:
     found = _read_json(plan.out / PLAN_FILE, EmbedPlan)
     if found is not None and found.digest != plan.digest:
         raise InvalidArgument(
-            f"{plan.out} holds embeddings of another source, space or part size: remove it or choose another folder"
+            f"{plan.out} holds embeddings of another source, space, precision or part size: remove it or choose "
+            "another folder"
         )
     with writing(plan.out):
         plan.out.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ def serve(
     threads: Annotated[int, typer.Option(help=_help("threads"))] = _FIELDS["threads"].default,
     shard_threads: Annotated[int, typer.Option(help=_help("shard_threads"))] = _FIELDS["shard_threads"].default,
     torch_threads: Annotated[int, typer.Option(help=_help("torch_threads"))] = _FIELDS["torch_threads"].default,
+    precision: Annotated[str, typer.Option(help=_help("precision"))] = _FIELDS["precision"].default,
     drain_seconds: Annotated[float, typer.Option(help=_help("drain_seconds"))] = _FIELDS["drain_seconds"].default,
     max_batch: Annotated[int, typer.Option(help=_help("max_batch"))] = _FIELDS["max_batch"].default,
     max_candidates: Annotated[int, typer.Option(help=_help("max_candidates"))] = _FIELDS["max_candidates"].default,

@@ -78,7 +78,9 @@ def open_engine(settings: ServingSettings) -> Engine:
         # imported here so that a server of vectors needs no torch
         from retrieval.towers.query import QueryTower
 
-        tower = QueryTower.load(settings.checkpoint, threads=settings.torch_threads or None)
+        tower = QueryTower.load(
+            settings.checkpoint, threads=settings.torch_threads or None, precision=settings.precision
+        )
         check_tower(tower, served)
         tower.encode(["warm-up"])
     return Engine(served, tower, limits=settings.limits, shard_threads=settings.shard_threads)

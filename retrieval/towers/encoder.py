@@ -24,16 +24,28 @@ from tokenizers import Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from retrieval.errors import DamagedData, InvalidParams
-from retrieval.types import F32
+from retrieval.towers.packed_bert import PackedBert, can_pack, cpu_has_bfloat16
+from retrieval.types import F32, StrEnum
 
 CONFIG_PART, WEIGHTS_PART, TOKENIZER_PART = "config.json", "model.safetensors", "tokenizer.json"
 MIN_TOKENS, MAX_TOKENS = 4, 8_192
+
+MIN_COSINE = 0.99  # to the float32 output: what bfloat16 has to keep on the texts below
+_CHECK_TEXTS = ("red shoes", "cordless drill 18v", "oil painting of a harbour at night", "usb c cable 2 m")
 
 _WINDOW_TEXTS = 4_096  # tokenised and sorted by length at a time: bounds memory
 _BATCH_TOKENS = 2_048  # padded tokens of one forward pass: larger ones leave the CPU's caches
 _BATCH_TEXTS = 64
 # in a configuration but not of the model: they would change the space id from one library version to the next
 _VOLATILE_CONFIG = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "_attn_implementation_autoset")
+
+
+class Precision(StrEnum):
+    """What the forward pass computes in; `auto` is bfloat16 where the CPU has it and it passes the check."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
 
 
 class Encoder:
@@ -54,6 +66,7 @@ class Encoder:
             raise InvalidParams(
                 f"max_tokens = {max_tokens} is not acceptable: this encoder takes {MIN_TOKENS} to {limit}"
             )
+        self._packed: PackedBert | None = None
         self._tokenizer_json = tokenizer_json
         try:
             self._tokenizer = Tokenizer.from_str(tokenizer_json)
@@ -78,6 +91,35 @@ class Encoder:
     def reading(self, max_tokens: int) -> Encoder:
         """This encoder, its weights shared, reading another number of tokens; InvalidParams as for a new one."""
         return Encoder(self.model, self._tokenizer_json, max_tokens=max_tokens)
+
+    def computing_in(self, precision: Precision | str) -> Encoder:
+        """This encoder with its forward pass in `precision`, for serving: weights as they are now, not trained on.
+
+        bfloat16 gives one text alone and in a batch the same vector to a cosine of 0.9999. InvalidParams for an
+        unknown precision, or for bfloat16 of an encoder that is not a plain BERT or that falls below MIN_COSINE;
+        `auto` keeps float32 there, and on a CPU without bfloat16.
+        """
+        if precision not in tuple(Precision):
+            raise InvalidParams(f"precision = {precision!r} is not acceptable: choose {', '.join(Precision)}")
+        if precision == Precision.FLOAT32 or (precision == Precision.AUTO and not cpu_has_bfloat16()):
+            return self.reading(self.max_tokens)
+        fast = self.reading(self.max_tokens)
+        if can_pack(self.model):
+            fast._packed = PackedBert(self.model)
+            cosine = _least_cosine(self.reading(self.max_tokens).encode(_CHECK_TEXTS), fast.encode(_CHECK_TEXTS))
+            if cosine >= MIN_COSINE:
+                return fast
+            reason = f"its vectors have a cosine of {cosine:.4f} to float32, the limit is {MIN_COSINE}"
+        else:
+            reason = f"it is of type {self.model.config.model_type}, not a plain BERT"
+        if precision == Precision.BFLOAT16:
+            raise InvalidParams(f"this encoder cannot compute in bfloat16 ({reason}): choose float32 or auto")
+        return self.reading(self.max_tokens)
+
+    @property
+    def precision(self) -> Precision:
+        """What the forward pass computes in: float32 or bfloat16."""
+        return Precision.FLOAT32 if self._packed is None else Precision.BFLOAT16
 
     def parts(self) -> dict[str, bytes]:
         """Configuration, weights and tokenizer as bytes that depend on content only."""
@@ -147,6 +189,8 @@ class Encoder:
             return np.asarray(self._mean(tokens).numpy(), dtype=np.float32)
 
     def _mean(self, tokens: list[list[int]]) -> torch.Tensor:
+        if self._packed is not None:
+            return self._packed(tokens)
         longest = max(len(ids) for ids in tokens)
         if all(len(ids) == longest for ids in tokens):
             states = self.model(input_ids=torch.tensor(tokens)).last_hidden_state
@@ -156,6 +200,12 @@ class Encoder:
         mask = torch.arange(longest)[None, :] < lengths
         states = self.model(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
         return torch.as_tensor((states * mask[:, :, None]).sum(dim=1) / lengths)
+
+
+def _least_cosine(a: F32, b: F32) -> float:
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    least = float(((a * b).sum(axis=1) / np.maximum(norms, 1e-12)).min())
+    return least if np.isfinite(least) else -1.0
 
 
 def _position_limit(config: Any) -> int:

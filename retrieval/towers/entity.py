@@ -7,7 +7,8 @@ files or indexes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 
 from retrieval.errors import DamagedData, InvalidData, InvalidParams
 from retrieval.towers.checkpoint import Checkpoint, read_checkpoint
-from retrieval.towers.encoder import Encoder, torch_threads
+from retrieval.towers.encoder import Encoder, Precision, torch_threads
 from retrieval.towers.entity_model import FeatureBatch
 from retrieval.towers.entity_parts import EntityParts, unit
 from retrieval.towers.features import read_features, vector_column
@@ -32,7 +33,10 @@ _CHUNK = 2_048  # entities of one pass through the network
 class EntityTower:
     """A loaded checkpoint's entity side. Any number of threads may call `encode`."""
 
-    def __init__(self, checkpoint: Checkpoint, *, threads: int | None = None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, *, threads: int | None = None, precision: Precision | str = Precision.FLOAT32
+    ) -> None:
+        """precision: of the text encoder, as `Encoder.computing_in` takes it; the network itself is float32."""
         if threads is not None and threads < 1:
             raise InvalidParams(f"threads = {threads} is not acceptable: entities are encoded by 1 or more")
         config = checkpoint.config
@@ -40,17 +44,23 @@ class EntityTower:
         self.d: int = config.d
         self.metric: Metric = config.metric
         self.text_columns: tuple[str, ...] = config.settings.text_columns
+        self.precision: str = "float32"  # of the text encoder, where there is one
         parts = EntityParts.from_parts(checkpoint.parts)
         self._network: _Network | _TextOnly
         if parts is None:
-            self._network = _TextOnly(checkpoint.encoder(), checkpoint.projection(), self.text_columns, threads)
+            encoder = checkpoint.encoder().computing_in(precision)
+            self.precision = str(encoder.precision)
+            self._network = _TextOnly(encoder, checkpoint.projection(), self.text_columns, threads)
         else:
-            self._network = _Network(parts, checkpoint, threads)
+            self._network = _Network(parts, checkpoint, threads, precision)
+            self.precision = self._network.precision
 
     @classmethod
-    def load(cls, path: Path, *, threads: int | None = None) -> EntityTower:
+    def load(
+        cls, path: Path, *, threads: int | None = None, precision: Precision | str = Precision.FLOAT32
+    ) -> EntityTower:
         """The entity tower of the checkpoint folder `path`; StoreError or DamagedData when it cannot be trusted."""
-        return cls(read_checkpoint(path), threads=threads)
+        return cls(read_checkpoint(path), threads=threads, precision=precision)
 
     def present(self, table: pa.Table) -> Bool:
         """bool [n]: which rows have anything that the tower reads.
@@ -64,12 +74,6 @@ class EntityTower:
 
         InvalidData when a row has nothing that the tower reads (see `present`).
         """
-        there = self.present(table)
-        if not there.all():
-            row = int(np.flatnonzero(~there)[0])
-            raise InvalidData(
-                f"row {row} has no {self._network.reads} in {', '.join(self._network.columns)}: leave such rows out"
-            )
         return self._network.encode(table, on_batch)
 
 
@@ -84,20 +88,26 @@ class _TextOnly:
 
     def encode(self, table: pa.Table, on_batch: OnBatch | None) -> F32:
         texts = entity_text(table, self.columns)
+        _check_present(np.array([bool(text) for text in texts], dtype=bool), 0, self.reads, self.columns)
         return self._projection.apply(self._encoder.encode(texts, threads=self._threads, on_batch=on_batch))
 
 
 class _Network:
     reads = "feature"
 
-    def __init__(self, parts: EntityParts, checkpoint: Checkpoint, threads: int | None) -> None:
+    def __init__(
+        self, parts: EntityParts, checkpoint: Checkpoint, threads: int | None, precision: Precision | str
+    ) -> None:
         self._settings, self._vocabularies, self._threads = parts.settings, parts.vocabularies, threads
         self._model = parts.model.fold()
         self._encoder: Encoder | None = None
+        self.precision = "float32"
         encoded = parts.settings.encoded
         columns = [*parts.settings.features.texts, *parts.settings.features.vectors]
         if encoded is not None:
-            self._encoder = parts.text_encoder or checkpoint.encoder().reading(encoded.max_tokens)
+            encoder = parts.text_encoder or checkpoint.encoder().reading(encoded.max_tokens)
+            self._encoder = encoder.computing_in(precision)
+            self.precision = str(self._encoder.precision)
             columns += [name for name in encoded.columns if name not in columns]
         self.columns = tuple(columns)
 
@@ -119,18 +129,27 @@ class _Network:
 
     def encode(self, table: pa.Table, on_batch: OnBatch | None) -> F32:
         out = np.empty((table.num_rows, self._settings.d), dtype=np.float32)
-        with torch_threads(self._threads), torch.inference_mode():
-            for start in range(0, table.num_rows, _CHUNK):
-                chunk = table.slice(start, _CHUNK)
-                features = read_features(self._with_encoded(chunk), self._settings.features, self._vocabularies)
+        threads = self._threads or torch.get_num_threads()
+
+        def embed(start: int) -> None:
+            chunk = table.slice(start, _CHUNK)
+            each = 1 if table.num_rows > _CHUNK else threads
+            with torch_threads(each), torch.inference_mode():
+                features = read_features(self._with_encoded(chunk, each), self._settings.features, self._vocabularies)
+                _check_present(np.asarray(features.present.any(axis=1)), start, self.reads, self.columns)
                 out[start : start + _CHUNK] = self._model(FeatureBatch.of(features)).numpy()
+
+        starts = range(0, table.num_rows, _CHUNK)
+        # chunks side by side on one thread each beat matrix products split over threads
+        with ThreadPoolExecutor(threads, thread_name_prefix="entities") as pool:
+            for start, _ in zip(starts, pool.map(embed, starts), strict=True):
                 if on_batch is not None:
-                    on_batch(chunk.num_rows)
+                    on_batch(min(_CHUNK, table.num_rows - start))
         if not np.isfinite(out).all():
             raise DamagedData("the entity tower gave a non-finite vector: its weights are not usable, train it again")
         return out
 
-    def _with_encoded(self, table: pa.Table) -> pa.Table:
+    def _with_encoded(self, table: pa.Table, threads: int) -> pa.Table:
         """The table with the encoded-text feature, made here unless it has one."""
         encoded = self._settings.encoded
         if self._encoder is None or encoded is None or encoded.feature in table.column_names:
@@ -140,5 +159,11 @@ class _Network:
         texts = entity_text(table, encoded.columns)
         there = np.array([bool(text) for text in texts], dtype=bool)
         vectors = np.zeros((len(texts), self._encoder.hidden), dtype=np.float32)
-        vectors[there] = unit(self._encoder.encode([text for text in texts if text], threads=self._threads))
+        vectors[there] = unit(self._encoder.encode([text for text in texts if text], threads=threads))
         return table.append_column(encoded.feature, vector_column(vectors, present=there))
+
+
+def _check_present(there: Bool, start: int, reads: str, columns: Sequence[str]) -> None:
+    if not there.all():
+        row = start + int(np.flatnonzero(~there)[0])
+        raise InvalidData(f"row {row} has no {reads} in {', '.join(columns)}: leave such rows out")

@@ -116,10 +116,10 @@ def test_a_part_depends_on_plan_and_number_only(source: Path, tmp_path: Path, to
 def test_a_folder_is_not_shared_by_two_plans(source: Path, tmp_path: Path, tower: EntityTower) -> None:
     out = tmp_path / "out"
     embed(plan_embedding(tower, source, out), tower)
-    with pytest.raises(InvalidArgument, match=r"holds embeddings of another source, space or part size"):
+    with pytest.raises(InvalidArgument, match=r"holds embeddings of another source, space, precision or part size"):
         embed(plan_embedding(tower, source, out, part_rows=7), tower)
     other = EntityTower.load(make_tiny_checkpoint(tmp_path / "other", d=16, seed=1))
-    with pytest.raises(InvalidArgument, match=r"holds embeddings of another source, space or part size"):
+    with pytest.raises(InvalidArgument, match=r"holds embeddings of another source, space, precision or part size"):
         embed(plan_embedding(other, source, out), other)
     with pytest.raises(InvalidArgument, match=r"the plan is for space sp1-\w+, the tower makes sp1-"):
         embed_part(plan_embedding(tower, source, out), 0, other)
