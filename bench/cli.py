@@ -16,6 +16,7 @@ MEASUREMENTS: dict[str, tuple[str, str, list[str]]] = {
     "kernel": ("bench.kernel_vs_hnswlib", "Graph search beside hnswlib on the same graph.", ["--rows", "200000"]),
     "ivfpq": ("bench.ivfpq_vs_faiss", "IVF-PQ search beside faiss with its own refine.", ["--rows", "200000"]),
     "build": ("bench.build_hnsw", "Building HNSW shards beside bare hnswlib.", ["--rows", "100000"]),
+    "towers": ("bench.towers", "What one query, a batch of queries and entities cost to encode.", []),
     "grpc": ("bench.grpc_overhead", "What a gRPC call costs beyond the index search.", ["--rows", "50000"]),
 }
 
@@ -34,6 +35,9 @@ def _add(name: str, module: str, line: str) -> None:
 
 for _name, (_module, _line, _) in MEASUREMENTS.items():
     _add(_name, _module, _line)
+
+# trains for most of an hour on data that is not shipped, so it is no part of `all`
+_add("unified", "bench.unified.main", "Train and measure every study of the unified model, and write the report.")
 
 
 @app.command(name="all", help="Every measurement at a size that takes minutes.")

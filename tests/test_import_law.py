@@ -18,7 +18,7 @@ LAW: dict[str, set[str]] = {
     "store": {"spaces"},
     "indexes": {"topk", "kernel"},
     "towers": {"spaces", "topk"},
-    "training": {"towers", "topk", "spaces"},
+    "training": {"towers", "topk", "spaces", "catalogue"},
     "serving": {"topk", "spaces", "store", "indexes", "towers", "kernel", "pb"},
     "client": {"pb"},
     "index_builders": {"topk", "spaces", "store", "indexes", "towers", "kernel"},

@@ -45,7 +45,22 @@ SURFACE = {
     },
     "retrieval.catalogue": {"judgments", "pins", "products", "sample_queries"},
 }
-VERBS = ["demo", "train", "embed", "build", "verify", "check", "generations", "publish", "rollback", "serve", "search"]
+VERBS = [
+    "demo",
+    "recipe",
+    "train",
+    "evaluate",
+    "enrich",
+    "embed",
+    "build",
+    "verify",
+    "check",
+    "generations",
+    "publish",
+    "rollback",
+    "serve",
+    "search",
+]
 
 
 @pytest.mark.parametrize("module", SURFACE)

@@ -21,7 +21,10 @@ from retrieval.errors import InvalidArgument, RetrievalError
 # verb -> (module, function, one line for the overview)
 _VERBS = {
     "demo": ("retrieval.cli.demo", "demo", "Run the whole path on the shipped catalogue."),
+    "recipe": ("retrieval.cli.recipe", "recipe", "Prepare data sets and train on them, in one command."),
     "train": ("retrieval.cli.train", "train", "Train the query and entity towers together."),
+    "evaluate": ("retrieval.cli.evaluate", "evaluate", "Measure a checkpoint on held-out pairs, beside baselines."),
+    "enrich": ("retrieval.cli.enrich", "enrich", "Turn raw logs into the top texts of every entity."),
     "embed": ("retrieval.cli.embed", "embed", "Turn a table of entities into a table of embeddings."),
     "build": ("retrieval.cli.build", "build", "Build and publish a generation of sharded indexes."),
     "verify": ("retrieval.cli.verify", "verify", "Measure recall and latency of a published generation again."),

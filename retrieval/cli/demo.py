@@ -1,8 +1,9 @@
 """`retrieval demo`: the whole path on the shipped catalogue, measured as it goes.
 
-Fits or loads the tower, embeds products and pins, builds HNSW shards of the one and IVF-PQ shards of the other, serves
-them from a process of their own, asks real queries over gRPC and holds every answer against exact search over float32.
-A second run in the same folder finds the first one's work and repeats the measurements.
+Trains the tower with the recipe `demo` or finds it trained, embeds products and pins, builds HNSW shards of the one and
+IVF-PQ shards of the other, serves them from a process of their own, asks real queries over gRPC and holds every answer
+against exact search over float32. A second run in the same folder finds the first one's work and repeats the
+measurements.
 """
 
 from __future__ import annotations
@@ -28,12 +29,11 @@ from index_builders.settings import make_settings
 from retrieval import catalogue
 from retrieval.cli.demo_measure import Answered, Worth, judged_ndcg, judged_queries, measure, pin_queries
 from retrieval.cli.demo_server import serving
+from retrieval.cli.demo_tower import ProductTower, served_tables, trained_tower
 from retrieval.cli.progress import progress_printer
 from retrieval.client import RetrievalClient
 from retrieval.towers.entity import EntityTower
-from retrieval.towers.fit import fit_checkpoint
 from retrieval.towers.query import QueryTower
-from retrieval.towers.text import entity_text
 from retrieval.types import F32, IndexKind
 
 KINDS = {"product": IndexKind.HNSW, "pin": IndexKind.IVFPQ}
@@ -52,21 +52,22 @@ def demo(
         bool, typer.Option("--keep-serving", help="leave the server up and print the command that asks it")
     ] = False,
 ) -> None:
-    """Embed, build, serve and measure the shipped catalogue; the last line is one JSON object with the figures."""
+    """Train, embed, build, serve and measure the shipped catalogue; the last line is one JSON object of figures."""
     started = time.perf_counter()
     console = Console()
-    tables = {"product": catalogue.products(), "pin": catalogue.pins(pins)}
+    tables = served_tables(pins)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = _checkpoint(folder, [text for table in tables.values() for text in entity_text(table)])
+    recipe = trained_tower(folder / "recipe")
+    checkpoint = recipe.tower
     queries = {"product": judged_queries(), "pin": pin_queries(PIN_QUERIES)}
     tower = QueryTower.load(checkpoint)
-    entity_tower = EntityTower.load(checkpoint)
+    entity_towers = {"product": ProductTower.of(recipe), "pin": EntityTower.load(checkpoint)}
     vectors = {name: tower.encode(texts) for name, texts in queries.items()}
     embedded: dict[str, EmbedReport] = {}
     for name, table in tables.items():
-        embedded[name] = _embed(folder, name, table, entity_tower)
+        embedded[name] = _embed(folder, name, table, entity_towers[name])
         _build(folder, name, embedded[name], vectors[name])
-    del entity_tower
+    del entity_towers
     with (
         serving(folder / "store", checkpoint, stay=keep_serving) as server,
         RetrievalClient(server.target) as client,
@@ -93,6 +94,7 @@ def demo(
         "entities": rows,
         "kinds": {str(kind): each.to_json() for kind, each in worth.items()},
         "ndcg@10": round(ndcg.mean, 4),
+        "training": {"run_now": recipe.trained, "seconds": round(recipe.seconds, 1)},
         "seconds": round(time.perf_counter() - started, 1),
     }
     print(json.dumps(figures), flush=True)
@@ -101,14 +103,6 @@ def demo(
 def _this_command() -> list[str]:
     """The words that started this program, so that what is printed can be typed."""
     return [sys.argv[0]] if Path(sys.argv[0]).name == "retrieval" else [sys.executable, "-m", "retrieval.cli"]
-
-
-def _checkpoint(folder: Path, texts: list[str]) -> Path:
-    out = folder / "tower"
-    if not out.exists():
-        with progress_printer("tower") as progress:
-            fit_checkpoint(out, texts=texts, progress=progress)
-    return out
 
 
 def _embed(folder: Path, entity_type: str, table: pa.Table, tower: EntityTower) -> EmbedReport:

@@ -46,7 +46,7 @@ def train(
     from retrieval.training.ranks import joined_ranks
     from retrieval.training.trainer import Trainer
 
-    settings = read_config(config, dict(_override(text) for text in override or ()))
+    settings = read_config(config, dict(parse_override(text) for text in override or ()))
     if out is not None and out.exists():  # before the data is read, not after
         raise InvalidArgument(f"{out} exists already: remove it or choose another folder for the checkpoint")
     folder = work or (out.with_name(out.name + ".work") if out is not None else replay.parent if replay else Path())
@@ -104,7 +104,8 @@ def _tell_replay(again: Replay, as_json: bool) -> None:
         typer.echo(json.dumps(body))
 
 
-def _override(text: str) -> tuple[str, Any]:
+def parse_override(text: str) -> tuple[str, Any]:
+    """One NAME=VALUE of --set; InvalidParams when it is not of that form. VALUE is JSON, a bare word is a string."""
     name, mark, value = text.partition("=")
     if not mark or not name:
         raise InvalidParams(f"--set {text!r} is not acceptable: write NAME=VALUE, for example run.steps=100")

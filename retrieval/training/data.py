@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from retrieval.errors import InvalidData, InvalidParams
 from retrieval.towers.encoder import Encoder
+from retrieval.towers.encoder import Precision as EncoderPrecision
 from retrieval.towers.features import (
     Features,
     FeatureSettings,
@@ -28,7 +29,7 @@ from retrieval.towers.features import (
 from retrieval.towers.text import entity_text, query_texts
 from retrieval.towers.tokenise import Ragged, Tokenisation
 from retrieval.towers.vocabulary import Vocabulary, build_vocabulary
-from retrieval.training.config import Answer, TrainSettings, Tuning
+from retrieval.training.config import Answer, Precision, TrainSettings, Tuning
 from retrieval.training.sampler import KnownAnswers
 from retrieval.training.tables import EntityTable, TaskPairs, read_entities, read_pairs
 from retrieval.types import F32, I64
@@ -91,7 +92,7 @@ def read_data(settings: TrainSettings, encoder: Encoder, *, work: Path, progress
         feature_settings = with_encoded(feature_settings, encoded.feature, encoder.hidden)
         if encoded.feature not in table.column_names:
             texts = entity_text(table, encoded.columns)
-            reader = encoder.reading(encoded.max_tokens)
+            reader = _reader(encoder.reading(encoded.max_tokens), settings)
             vectors = _encode(reader, texts, work=work, stage="encode entities", report=report)
             table = table.append_column(
                 encoded.feature, vector_column(vectors, present=np.array([bool(text) for text in texts]))
@@ -99,7 +100,7 @@ def read_data(settings: TrainSettings, encoder: Encoder, *, work: Path, progress
     vocabularies = _vocabularies(table, settings, feature_settings, report)
     pooled = None
     if settings.query.tuning is Tuning.HEAD:
-        pooled = _encode(encoder, queries, work=work, stage="encode queries", report=report)
+        pooled = _encode(_reader(encoder, settings), queries, work=work, stage="encode queries", report=report)
     return TrainData(
         entities=entities,
         feature_settings=feature_settings,
@@ -144,9 +145,15 @@ def _check_never(path: Path | None, queries: Sequence[str]) -> None:
         raise InvalidData(f"query {leaked[0]!r} is in the pairs and in {path}: take all {len(leaked)} such queries out")
 
 
+def _reader(encoder: Encoder, settings: TrainSettings) -> Encoder:
+    """The frozen encoder in the precision of the training, where it and this CPU can compute in it."""
+    wanted = settings.run.precision is Precision.BFLOAT16
+    return encoder.computing_in(EncoderPrecision.AUTO if wanted else EncoderPrecision.FLOAT32)
+
+
 def _encode(encoder: Encoder, texts: Sequence[str], *, work: Path, stage: str, report: Progress) -> F32:
     """Unit pooled states float32 [n, hidden]; zero where the text is empty."""
-    digest = hashlib.sha256(str(encoder.max_tokens).encode())
+    digest = hashlib.sha256(f"{encoder.max_tokens} {encoder.precision}".encode())
     for part in encoder.parts().values():
         digest.update(hashlib.sha256(part).digest())
     for text in texts:

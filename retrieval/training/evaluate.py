@@ -17,7 +17,9 @@ import numpy.typing as npt
 from retrieval.errors import InvalidData, InvalidParams
 
 F64: TypeAlias = npt.NDArray[np.float64]
-Judgments: TypeAlias = Mapping[str, Mapping[Any, int]]  # query -> entity id -> rating, 0 or more
+Judgments: TypeAlias = Mapping[str, Mapping[Any, float]]  # query -> entity id -> rating, 0 or more
+
+_DRAWN = 1 << 23  # query numbers of the bootstrap held at once: 64 MiB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ def judgments_by_query(queries: Sequence[str], ids: Sequence[Any], ratings: Sequ
     return grouped
 
 
-def ndcg_at_k(ranked: Sequence[Sequence[Any]], ratings: Sequence[Mapping[Any, int]], k: int) -> F64:
+def ndcg_at_k(ranked: Sequence[Sequence[Any]], ratings: Sequence[Mapping[Any, float]], k: int) -> F64:
     """nDCG@k float64 [q], NaN for a query with no rating above 0.
 
     ranked: entity ids of each query, best first, without repetition; ratings: those of the same queries.
@@ -58,7 +60,7 @@ def ndcg_at_k(ranked: Sequence[Sequence[Any]], ratings: Sequence[Mapping[Any, in
 
 
 def recall_at_k(
-    ranked: Sequence[Sequence[Any]], ratings: Sequence[Mapping[Any, int]], k: int, *, relevant_from: int = 1
+    ranked: Sequence[Sequence[Any]], ratings: Sequence[Mapping[Any, float]], k: int, *, relevant_from: float = 1
 ) -> F64:
     """Share of the relevant entities among the first k, float64 [q]; NaN for a query that has none.
 
@@ -82,17 +84,22 @@ def summarise(values: F64, *, confidence: float = 0.95, resamples: int = 2_000, 
     counted = values[~np.isnan(values)]
     if len(counted) == 0:
         raise InvalidData(f"none of {len(values)} queries has a relevant judgement: there is nothing to measure")
-    rows = np.random.default_rng(seed).integers(len(counted), size=(resamples, len(counted)))
+    random = np.random.default_rng(seed)
+    block = max(1, _DRAWN // len(counted))  # resamples drawn at once, so that memory stays bounded
+    means = [
+        counted[random.integers(len(counted), size=(min(block, resamples - start), len(counted)))].mean(axis=1)
+        for start in range(0, resamples, block)
+    ]
     tail = (1 - confidence) / 2
-    low, high = np.quantile(counted[rows].mean(axis=1), [tail, 1 - tail])
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return Measured(mean=float(counted.mean()), low=float(low), high=float(high), queries=len(counted))
 
 
-def _gains(ratings: Sequence[int]) -> F64:
+def _gains(ratings: Sequence[float]) -> F64:
     return np.asarray(np.exp2(np.asarray(ratings, dtype=np.float64)) - 1)
 
 
-def _check(ranked: Sequence[Sequence[Any]], ratings: Sequence[Mapping[Any, int]], k: int) -> None:
+def _check(ranked: Sequence[Sequence[Any]], ratings: Sequence[Mapping[Any, float]], k: int) -> None:
     if k < 1:
         raise InvalidParams(f"k = {k} is not acceptable: a cut-off is 1 or more")
     if len(ranked) != len(ratings):

@@ -100,6 +100,8 @@ class KnownAnswers:
 
     def mask(self, queries: I64, candidates: I64) -> Bool:
         """bool [n, m]: True where candidate [m] is a known answer of query [n]."""
+        if len(candidates) == 0:
+            return np.zeros((len(queries), 0), dtype=bool)
         distinct, row_of = np.unique(queries, return_inverse=True)
         columns, column_of = np.unique(candidates, return_inverse=True)
         starts = np.searchsorted(self._queries, distinct, side="left")

@@ -67,9 +67,9 @@ def read_entities(paths: Sequence[Path], features: FeatureSettings, *, vectors: 
     vectors: further vector columns that have to be there. InvalidData for a missing or repeated id, ids of two types,
     a named column that no table has, or an entity_type that is not a string.
     """
-    tables = [_read(path) for path in paths]
+    tables = [read_table(path) for path in paths]
     for path, table in zip(paths, tables, strict=True):
-        _require(table, {"id"}, path, "entities")
+        require_columns(table, {"id"}, path, "entities")
     kinds = {str(table.schema.field("id").type) for table in tables}
     if not kinds <= {"string", "large_string"} and kinds != {"int64"}:
         raise InvalidData(f"entity ids are of type {' and '.join(sorted(kinds))}: they are all string or all int64")
@@ -108,14 +108,14 @@ def read_pairs(
     queries: normalised text -> number; new texts are added to it. InvalidData for unknown columns or tasks, a task
     without pairs, an absent entity, a missing answer, an empty query or a weight that is not above 0.
     """
-    table = _read(path)
-    _require(table, {"query", "task"}, path, "pairs")
+    table = read_table(path)
+    require_columns(table, {"query", "task"}, path, "pairs")
     unknown = sorted(set(table.column_names) - _PAIR_COLUMNS)
     if unknown:
         raise InvalidData(
             f"pairs {path} have the unknown column {unknown[0]!r}: they take {', '.join(sorted(_PAIR_COLUMNS))}"
         )
-    _check_types(table, path, entities)
+    check_types(table, path, entities)
     columns = {name: table.column(name).to_pylist() for name in table.column_names}
     nothing = [None] * table.num_rows
     found: dict[str, list[tuple[int, int, float]]] = {name: [] for name in tasks}
@@ -147,7 +147,7 @@ def read_pairs(
     return {name: _task_pairs(name, rows, path) for name, rows in found.items()}
 
 
-def _check_types(table: pa.Table, path: Path, entities: EntityTable) -> None:
+def check_types(table: pa.Table, path: Path, entities: EntityTable) -> None:
     """InvalidData for a column of pairs that is of another type than its role, unless it is null throughout."""
     ids_are_text = _is_text(entities.table.schema.field("id").type)
     for field in table.schema:
@@ -193,7 +193,8 @@ def _number(text: Any, row: int, path: Path, known: dict[str, int], queries: dic
     return number
 
 
-def _read(path: Path) -> Any:
+def read_table(path: Path) -> Any:
+    """A Parquet table; InvalidData when it is absent or cannot be read."""
     try:
         return pq.read_table(path)
     except FileNotFoundError:
@@ -204,7 +205,8 @@ def _read(path: Path) -> Any:
         raise InvalidData(f"table {path} cannot be read as Parquet ({str(error).splitlines()[0]})") from None
 
 
-def _require(table: pa.Table, names: set[str], path: Path, kind: str) -> None:
+def require_columns(table: pa.Table, names: set[str], path: Path, kind: str) -> None:
+    """InvalidData naming the first of `names` that the table lacks; kind: what the table holds, for the sentence."""
     missing = sorted(names - set(table.column_names))
     if missing:
         raise InvalidData(f"{kind} {path} have no column {missing[0]!r}: they have {', '.join(table.column_names)}")
