@@ -24,7 +24,7 @@ _VERBS = {
     "recipe": ("retrieval.cli.recipe", "recipe", "Prepare data sets and train on them, in one command."),
     "train": ("retrieval.cli.train", "train", "Train the query and entity towers together."),
     "evaluate": ("retrieval.cli.evaluate", "evaluate", "Measure a checkpoint on held-out pairs, beside baselines."),
-    "enrich": ("retrieval.cli.enrich", "enrich", "Turn raw logs into the top texts of every entity."),
+    "enrich": ("retrieval.cli.enrich", "enrich", "Make the texts of entities out of logs and images."),
     "embed": ("retrieval.cli.embed", "embed", "Turn a table of entities into a table of embeddings."),
     "build": ("retrieval.cli.build", "build", "Build and publish a generation of sharded indexes."),
     "verify": ("retrieval.cli.verify", "verify", "Measure recall and latency of a published generation again."),
