@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import AutoModel, AutoTokenizer
@@ -38,6 +41,21 @@ def load_default(*, max_tokens: int) -> Encoder:
     return _load_checked(Path(spec.submodule_search_locations[0]) / "model", max_tokens=max_tokens)
 
 
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Loading by name without the libraries' own lines: unused heads are no news, and a failure gets its sentence."""
+    shown = transformers_logging.get_verbosity()
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    transformers_logging.set_verbosity_error()
+    hub.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(shown)
+        hub.setLevel(level)
+
+
 def _load_checked(folder: Path, *, max_tokens: int) -> Encoder:
     parts = {}
     for name in (CONFIG_PART, WEIGHTS_PART, TOKENIZER_PART):
@@ -65,10 +83,8 @@ def load_named(name: str, *, max_tokens: int) -> Encoder:
     """
     if name == MULTILINGUAL_ENCODER:
         return load_multilingual(max_tokens=max_tokens)
-    shown = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # unused heads of a checkpoint are no news here
     try:
-        with no_progress_bar():
+        with no_progress_bar(), quiet_hub():
             tokenizer = AutoTokenizer.from_pretrained(name)
             model = AutoModel.from_pretrained(name)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
@@ -77,8 +93,6 @@ def load_named(name: str, *, max_tokens: int) -> Encoder:
             f"encoder {name!r} cannot be loaded ({reason}): give a local folder, or download it where the hub "
             "is reachable"
         ) from error
-    finally:
-        transformers_logging.set_verbosity(shown)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise InvalidData(f"encoder {name!r} has no fast tokenizer: save one as tokenizer.json beside its weights")
