@@ -17,6 +17,10 @@ MEASUREMENTS: dict[str, tuple[str, str, list[str]]] = {
     "ivfpq": ("bench.ivfpq_vs_faiss", "IVF-PQ search beside faiss with its own refine.", ["--rows", "200000"]),
     "build": ("bench.build_hnsw", "Building HNSW shards beside bare hnswlib.", ["--rows", "100000"]),
     "towers": ("bench.towers", "What one query, a batch of queries and entities cost to encode.", []),
+    "encode": ("bench.encode_path", "Query texts through cache and batches, beside the tower alone.", []),
+    "filters": ("bench.filters", "Filtered search beside unfiltered, both kinds.", ["--rows", "100000"]),
+    "grouped": ("bench.grouped", "Concurrent searches one by one and grouped.", ["--rows", "50000"]),
+    "fleet": ("bench.fleet", "A broker over leaves with one in trouble, and hedging.", []),
     "grpc": ("bench.grpc_overhead", "What a gRPC call costs beyond the index search.", ["--rows", "50000"]),
 }
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from index_builders import add, publish, queries, verify
+from index_builders import add, bands, publish, queries, verify
 from index_builders.plan import Plan, Progress, make_plan
 from index_builders.settings import BuildSettings
 from index_builders.source import Source
@@ -71,7 +71,7 @@ def build(
                 store.publish(plan.entity_type, manifest.id)
             Staging(store.staging(plan.entity_type, plan.digest)).remove()
         else:
-            manifest, built = _run(plan, source, store, settings, progress, executor), True
+            manifest, built = _run(plan, source, store, settings, progress, executor, started), True
         live = publish.current_or_none(store, plan.entity_type)
         # while nothing is live every generation might still be wanted
         removed = store.remove_old(plan.entity_type, keep=settings.keep) if live and settings.publish else []
@@ -86,7 +86,13 @@ def build(
 
 
 def _run(
-    plan: Plan, source: Source, store: Store, settings: BuildSettings, progress: Progress | None, given: Executor | None
+    plan: Plan,
+    source: Source,
+    store: Store,
+    settings: BuildSettings,
+    progress: Progress | None,
+    given: Executor | None,
+    started: float,
 ) -> Manifest:
     staging = Staging(store.staging(plan.entity_type, plan.digest))
     staging.prepare()
@@ -113,7 +119,9 @@ def _run(
         if given is None:
             executor.shutdown(wait=True, cancel_futures=True)
     verified = staging.run(
-        "verify", staging.work / "verify", lambda folder: _verify(plan, staging, rows, settings, folder, progress)
+        "verify",
+        staging.work / "verify",
+        lambda folder: _verify(plan, staging, rows, settings, folder, progress, started),
     )
     with writing(staging.generation):
         shutil.copyfile(staging.work / "verify" / CANARIES_FILE, staging.generation / CANARIES_FILE)
@@ -125,7 +133,13 @@ def _run(
 
 
 def _verify(
-    plan: Plan, staging: Staging, rows: list[int], settings: BuildSettings, out: Path, progress: Progress | None
+    plan: Plan,
+    staging: Staging,
+    rows: list[int],
+    settings: BuildSettings,
+    out: Path,
+    progress: Progress | None,
+    started: float,
 ) -> dict[str, Any]:
     parts = [_part(plan, staging, shard, rows[shard]) for shard in range(plan.shards)]
     if settings.queries is not None:
@@ -137,9 +151,11 @@ def _verify(
     verify.gate(measured, plan.min_recall)
     verify.canaries(parts, xq, measured.default, out / CANARIES_FILE)
     crossovers = verify.scan_crossovers(parts, xq, measured.default, plan.seed)
+    budget_s = max(bands.LEAST_S, bands.SHARE_OF_BUILD * (time.perf_counter() - started))
+    filtered = bands.measure_bands(parts, xq, plan.metric, ladder, budget_s=budget_s, seed=plan.seed)
     return {
         "default": measured.default.model_dump(mode="json"),
-        "frontier": [point.model_dump() for point in measured.frontier],
+        "frontier": [point.model_dump() for point in (*measured.frontier, *filtered)],
         "scan_crossover": {kind: found.model_dump(mode="json") for kind, found in crossovers.items()},
         "query_source": queries.describe(settings.queries, len(xq), plan.seed)
         + "; truth: exact search over the float32 source",

@@ -80,7 +80,7 @@ def measure(
     Raises BuildFailed when a shard holds other rows than it should or answers with rows that do not exist.
     """
     k = min(K, sum(part.rows for part in parts))
-    runs = [_Run(len(xq), k) for _ in ladder]
+    runs = [Run(len(xq), k) for _ in ladder]
     truth: F32 = np.empty((len(xq), 0), dtype=np.float32)
     for done, part in enumerate(parts):
         index = open_index(part.kind, part.path)
@@ -90,14 +90,14 @@ def measure(
                 f"of {xq.shape[1]} ({metric})"
             )
         exact, order = part.exact(), part.order()
-        truth = _best(np.concatenate([truth, topk.exact_search(xq, exact, k, metric)[1]], axis=1), k)
+        truth = best(np.concatenate([truth, topk.exact_search(xq, exact, k, metric)[1]], axis=1), k)
         for run, params in zip(runs, ladder, strict=True):
             index.search(xq[:1], k, params)  # warm-up: pages and lazily made buffers
             for i in range(len(xq)):
                 began = time.perf_counter_ns()
                 found = index.search(xq[i : i + 1], k, params)
                 run.latency_ns[i] += time.perf_counter_ns() - began
-                run.take(i, found.scores[0], _rescored(xq[i], found.rows[0], exact, order, metric))
+                run.take(i, found.scores[0], rescored(xq[i], found.rows[0], exact, order, metric))
             run.merge(k)
         if progress is not None:
             progress("verify", done + 1, len(parts))
@@ -153,7 +153,7 @@ def gate(measured: Measured, min_recall: float) -> None:
         )
 
 
-class _Run:
+class Run:
     """One effort's merged answer so far: scores as the shards gave them, and the same entries' float32 scores."""
 
     def __init__(self, q: int, k: int) -> None:
@@ -163,15 +163,18 @@ class _Run:
         self._k = k
 
     def take(self, i: int, own: F32, exact: F32) -> None:
+        """Add a shard's answer to query i: its own scores and the exact ones."""
         self._own[i] = np.concatenate([self._own[i], own])
         self._exact[i] = np.concatenate([self._exact[i], exact])
 
     def merge(self, k: int) -> None:
+        """Cut every answer to its k best by the shards' own scores."""
         for i, own in enumerate(self._own):
             order = np.argsort(-own, kind="stable")[:k]
             self._own[i], self._exact[i] = own[order], self._exact[i][order]
 
     def point(self, params: SearchParams, truth: F32) -> FrontierPoint:
+        """The measured worth, against the best exact scores truth [q, k]."""
         found = np.stack(self._exact)
         p50, p95 = np.percentile(self.latency_ns, [50, 95]) / 1e6
         return FrontierPoint(
@@ -184,11 +187,13 @@ class _Run:
         )
 
 
-def _best(scores: F32, k: int) -> F32:
+def best(scores: F32, k: int) -> F32:
+    """The k highest of scores [q, n] per query, descending."""
     return np.asarray(-np.sort(-scores, axis=1)[:, :k], dtype=np.float32)
 
 
-def _rescored(query: F32, rows: I32, exact: AnyArray, order: I64 | None, metric: Metric) -> F32:
+def rescored(query: F32, rows: I32, exact: AnyArray, order: I64 | None, metric: Metric) -> F32:
+    """Exact scores [n] of index rows [n], -inf for padding; BuildFailed for a row answered twice."""
     out = np.full(len(rows), -np.inf, dtype=np.float32)
     real = rows != NO_ROW
     source = rows[real] if order is None else order[rows[real]]

@@ -12,6 +12,9 @@
     ├── DamagedData                bytes on disk are not what the manifest says
     ├── StoreError                 a store path that is not a store, or cannot be read or written
     ├── BuildFailed                a build stopped by one of its own gates
+    ├── NotAuthenticated           a server does not know who calls it
+    ├── QuotaExceeded              a caller sends more than it was granted
+    ├── Overloaded                 a server has more to do than it can
     └── Unavailable                a server or shard cannot answer now; trying again may help
 
 One sentence each: it names the value, the limit and the way out. Knows nothing about gRPC or exit codes; those are
@@ -65,6 +68,26 @@ class StoreError(RetrievalError):
 
 class BuildFailed(RetrievalError):
     """A build was stopped by one of its own checks."""
+
+
+class NotAuthenticated(RetrievalError):
+    """The call carries no token, or none that the server knows."""
+
+
+class QuotaExceeded(RetrievalError):
+    """The caller sends more requests than it was granted; `retry_after_ms` tells when the next one is due."""
+
+    def __init__(self, sentence: str, *, retry_after_ms: int | None = None) -> None:
+        super().__init__(sentence)
+        self.retry_after_ms = retry_after_ms
+
+
+class Overloaded(RetrievalError):
+    """The server has more to do than it can; `retry_after_ms` tells when a call may come again."""
+
+    def __init__(self, sentence: str, *, retry_after_ms: int | None = None) -> None:
+        super().__init__(sentence)
+        self.retry_after_ms = retry_after_ms
 
 
 class Unavailable(RetrievalError):

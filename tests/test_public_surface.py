@@ -17,15 +17,27 @@ SURFACE = {
     "retrieval": {"__version__"},
     "retrieval.client": {
         "Candidate",
+        "Crowding",
         "Effort",
         "Entity",
+        "Explanation",
+        "Filter",
         "Ranking",
         "RetrievalClient",
         "ScoreResult",
         "SearchResult",
+        "ShardExplanation",
         "Source",
         "Timings",
+        "Tls",
         "Vector",
+        "all_of",
+        "any_of",
+        "between",
+        "equal",
+        "filter_from_json",
+        "is_in",
+        "negated",
     },
     "retrieval.store": {"Generation", "Manifest", "ShardFiles", "ShardManifest", "Store"},
     "retrieval.indexes": {"ShardIndex", "open_index"},
@@ -60,6 +72,7 @@ VERBS = [
     "rollback",
     "serve",
     "search",
+    "explain",
 ]
 
 
@@ -98,7 +111,7 @@ def test_every_verb_has_a_function_with_a_docstring(verb: str) -> None:
     [
         (["--help"], 0, "Run the whole path on the shipped catalogue."),
         (["no-such-verb"], 2, "No such command"),
-        (["serve"], 2, "Missing option"),
+        (["serve"], 2, "setting store is missing"),
         (["generations", "/nonexistent"], 1, "retrieval: /nonexistent is not a store"),
     ],
 )

@@ -34,6 +34,7 @@ _VERBS = {
     "rollback": ("retrieval.cli.generations", "rollback", "Make the previous generation the live one."),
     "serve": ("retrieval.cli.serve", "serve", "Serve the live generations of a store over gRPC."),
     "search": ("retrieval.cli.search", "search", "Ask a running server."),
+    "explain": ("retrieval.cli.explain", "explain", "Tell why an entity is not among the candidates."),
 }
 
 

@@ -11,34 +11,48 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from retrieval.client import Effort, Ranking, RetrievalClient, SearchResult, Source
+from retrieval.cli import server_options as options
+from retrieval.client import Ranking, RetrievalClient, SearchResult, Source
 
 _TITLE_COLUMNS = ("title", "name", "text")  # the first of these that the served types have is shown
 
 
 def search(
     text: Annotated[str, typer.Argument(help="what a person would type")],
-    target: Annotated[str, typer.Option(help="host:port of the server")] = "127.0.0.1:8980",
+    target: options.Target = "127.0.0.1:8980",
     entity_type: Annotated[list[str] | None, typer.Option(help="search only this type; may be given again")] = None,
     k: Annotated[int, typer.Option("-k", "--k", help="how many candidates to show")] = 10,
-    ef: Annotated[int | None, typer.Option(help="HNSW candidate pool: larger finds more, slower")] = None,
-    nprobe: Annotated[int | None, typer.Option(help="IVF-PQ lists visited: more finds more, slower")] = None,
-    rescore: Annotated[int | None, typer.Option(help="IVF-PQ candidates rescored exactly")] = None,
+    ef: options.Ef = None,
+    nprobe: options.Nprobe = None,
+    rescore: options.Rescore = None,
+    min_recall: options.MinRecall = None,
+    filter_json: options.FilterJson = None,
+    crowd: options.Crowd = None,
     grouped: Annotated[
         bool, typer.Option("--grouped", help="one ranking per entity type instead of one over all")
     ] = False,
     attribute: Annotated[list[str] | None, typer.Option(help="column to show; may be given again")] = None,
-    timeout: Annotated[float, typer.Option(help="seconds to wait for the answer")] = 10.0,
+    timeout: options.Timeout = 10.0,
+    ca: options.Ca = None,
+    certificate: options.Certificate = None,
+    key: options.Key = None,
+    token_file: options.TokenFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of tables")] = False,
 ) -> None:
     """Ask a running server for the candidates of a text."""
-    effort = (
-        None if ef is None and nprobe is None and rescore is None else Effort(ef=ef, nprobe=nprobe, rescore=rescore)
-    )
-    with RetrievalClient(target, timeout_s=timeout) as client:
+    wanted, crowding = options.read_filter(filter_json), options.read_crowding(crowd)
+    with options.connect(target, timeout, ca, certificate, key, token_file) as client:
         columns = attribute or _title_column(client, entity_type or [])
         result = client.search(
-            text, entity_types=entity_type or [], k=k, effort=effort, grouped=grouped, attributes=columns
+            text,
+            entity_types=entity_type or [],
+            k=k,
+            effort=options.read_effort(ef, nprobe, rescore),
+            grouped=grouped,
+            attributes=columns,
+            filter=wanted,
+            crowding=crowding,
+            min_recall=min_recall,
         )
     if as_json:
         print(json.dumps(_plain(text, result), ensure_ascii=False))
@@ -82,11 +96,12 @@ def _plain_text(value: str) -> Text:
 
 
 def _worth(source: Source) -> str:
+    matches = "" if source.matches is None else f" · the filter allows {source.matches:,}"
     recall = "not measured at this effort" if source.recall_at_100 is None else f"{source.recall_at_100:.3f}"
     effort = ", ".join(f"{name} {value}" for name, value in asdict(source.effort).items() if value is not None)
     line = (
-        f"{source.entity_type}: recall@100 {recall} · coverage {source.coverage:.3f} of {source.rows:,} rows · "
-        f"generation {source.generation} · effort {effort or 'exact'}"
+        f"{source.entity_type}: recall@100 {recall} · coverage {source.coverage:.3f} of {source.rows:,} rows{matches}"
+        f" · generation {source.generation} · effort {effort or 'exact'}"
     )
     return " · ".join([line, *source.degraded])
 

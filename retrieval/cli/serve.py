@@ -2,49 +2,91 @@
 
 from __future__ import annotations
 
-import logging
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from retrieval.serving.config import ServingSettings, make_settings
-
-_FIELDS = ServingSettings.model_fields
+from retrieval.errors import RetrievalError
+from retrieval.serving.config import ServingSettings
+from retrieval.serving.settings_file import read_settings, write_settings
 
 
 def _help(name: str) -> str:
-    return str(_FIELDS[name].description)
+    field = ServingSettings.model_fields[name]
+    default = "" if field.is_required() or field.default is None else f" [default: {field.default}]"
+    return f"{field.description}{default}"
 
 
 def serve(
-    store: Annotated[Path, typer.Option(help=_help("store"))],
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of settings, by their names; options given here win over it")
+    ] = None,
+    store: Annotated[Path | None, typer.Option(help=_help("store"))] = None,
     checkpoint: Annotated[Path | None, typer.Option(help=_help("checkpoint"))] = None,
-    host: Annotated[str, typer.Option(help=_help("host"))] = _FIELDS["host"].default,
-    port: Annotated[int, typer.Option(help=_help("port"))] = _FIELDS["port"].default,
-    threads: Annotated[int, typer.Option(help=_help("threads"))] = _FIELDS["threads"].default,
-    shard_threads: Annotated[int, typer.Option(help=_help("shard_threads"))] = _FIELDS["shard_threads"].default,
-    torch_threads: Annotated[int, typer.Option(help=_help("torch_threads"))] = _FIELDS["torch_threads"].default,
-    precision: Annotated[str, typer.Option(help=_help("precision"))] = _FIELDS["precision"].default,
-    drain_seconds: Annotated[float, typer.Option(help=_help("drain_seconds"))] = _FIELDS["drain_seconds"].default,
-    max_batch: Annotated[int, typer.Option(help=_help("max_batch"))] = _FIELDS["max_batch"].default,
-    max_candidates: Annotated[int, typer.Option(help=_help("max_candidates"))] = _FIELDS["max_candidates"].default,
-    max_message_bytes: Annotated[int, typer.Option(help=_help("max_message_bytes"))] = _FIELDS[
-        "max_message_bytes"
-    ].default,
-    max_answer_bytes: Annotated[int, typer.Option(help=_help("max_answer_bytes"))] = _FIELDS[
-        "max_answer_bytes"
-    ].default,
-    probe_seconds: Annotated[float, typer.Option(help=_help("probe_seconds"))] = _FIELDS["probe_seconds"].default,
-    checksum_threads: Annotated[int, typer.Option(help=_help("checksum_threads"))] = _FIELDS[
-        "checksum_threads"
-    ].default,
+    role: Annotated[str | None, typer.Option(help=_help("role"))] = None,
+    shards: Annotated[str | None, typer.Option(help=_help("shards"))] = None,
+    host: Annotated[str | None, typer.Option(help=_help("host"))] = None,
+    port: Annotated[int | None, typer.Option(help=_help("port"))] = None,
+    workers: Annotated[int | None, typer.Option(help=_help("workers"))] = None,
+    threads: Annotated[int | None, typer.Option(help=_help("threads"))] = None,
+    torch_threads: Annotated[int | None, typer.Option(help=_help("torch_threads"))] = None,
+    metrics_port: Annotated[int | None, typer.Option(help=_help("metrics_port"))] = None,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="any other setting, such as --set max_batch=500; may be given again; --check-config lists them all",
+        ),
+    ] = None,
+    check_config: Annotated[
+        bool,
+        typer.Option(
+            "--check-config",
+            help="do not serve: check settings, store, checkpoint, certificates and tokens, print the settings in "
+            "force, exit with 0, or with 2 and the reason",
+        ),
+    ] = False,
 ) -> None:
     """Serve the live generations of a store over gRPC until SIGTERM or SIGINT."""
-    settings = make_settings(**locals())
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells of every build variant it does not find
+    options = {
+        "store": store,
+        "checkpoint": checkpoint,
+        "role": role,
+        "shards": shards,
+        "host": host,
+        "port": port,
+        "workers": workers,
+        "threads": threads,
+        "torch_threads": torch_threads,
+        "metrics_port": metrics_port,
+    }
+    settings = read_settings(config, pairs or (), options)
+    if check_config:
+        _check(settings)
+        return
     # imported here so that `retrieval serve --help` needs no gRPC
-    from retrieval.serving.server import run
+    from retrieval.serving.logs import set_up
+
+    set_up(settings.log_format)
+    if settings.workers > 1:
+        from retrieval.serving.workers import supervise as run
+    else:
+        from retrieval.serving.process import run
 
     run(settings, lambda line: print(line, flush=True))
+
+
+def _check(settings: ServingSettings) -> None:
+    from retrieval.serving.check import check
+
+    try:
+        found = check(settings)
+    except RetrievalError as error:
+        print(f"retrieval: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    print(write_settings(settings), end="")
+    for line in found:
+        print(f"# {line}")

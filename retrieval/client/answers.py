@@ -89,6 +89,9 @@ class Source:
     recall_at_10: float | None
     recall_at_100: float | None
     degraded: tuple[str, ...]
+    matches: int | None = None  # rows that the filter allows; None without one
+    gave_way: str = ""  # "recall" or "deadline": which of the two bounds asked for could not be kept
+    expected_recall: float | None = None  # of the best k, as measured for this effort and share of allowed rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,3 +123,41 @@ class ScoreResult:
     source: Source
     query_space_id: str
     timings: Timings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardExplanation:
+    """What became of an entity inside the shard that holds it; ranks count from 1.
+
+    rank: exact, among the rows that the filter allows; list_rank, nprobe: of its inverted list, and how many lists were
+    visited; approximate_rank: by the compressed codes, None where it was not seen; pool: candidates rescored exactly.
+    """
+
+    shard: str
+    held: bool
+    allowed: bool
+    score: float
+    rank: int
+    returned: bool
+    shard_k: int
+    list_rank: int | None = None
+    nprobe: int | None = None
+    approximate_rank: int | None = None
+    pool: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Why an entity is or is not among the candidates: a verdict, one sentence with the figures, and the figures.
+
+    score, exact_rank: exact, exact_rank among all allowed rows from 1; rank: in the answer from 1. None where unknown.
+    """
+
+    verdict: str
+    reason: str
+    score: float | None
+    exact_rank: int | None
+    rank: int | None
+    shard: ShardExplanation | None
+    source: Source
+    query_space_id: str

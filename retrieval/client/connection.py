@@ -5,6 +5,7 @@ Knows nothing about how messages are laid out (`messages`).
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -15,7 +16,9 @@ import numpy as np
 
 from retrieval import errors
 from retrieval.client import messages
-from retrieval.client.answers import Effort, Entity, ScoreResult, SearchResult, Vector
+from retrieval.client.answers import Effort, Entity, Explanation, ScoreResult, SearchResult, Vector
+from retrieval.client.filters import Crowding, Filter
+from retrieval.client.tls import Tls
 from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
 from retrieval.pb.retrieval.v1 import retrieval_pb2_grpc
 from retrieval.types import F32, AnyArray
@@ -46,6 +49,7 @@ _BY_STATUS: dict[grpc.StatusCode, type[errors.RetrievalError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.Unavailable,
     grpc.StatusCode.CANCELLED: errors.Unavailable,
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Unavailable,
+    grpc.StatusCode.UNAUTHENTICATED: errors.NotAuthenticated,
 }
 
 
@@ -53,20 +57,28 @@ class RetrievalClient:
     """A connection to one server, or to several behind one name; any number of threads may use it.
 
     target: host:port or any gRPC target. timeout_s: deadline of a call that does not bring its own, retries included.
+    tls: None speaks plainly. token: sent with every call. connections: calls go to them in turn; a server of several
+    workers needs some, because one connection stays with one worker.
     """
 
-    def __init__(self, target: str, *, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout_s: float = 10.0,
+        tls: Tls | None = None,
+        token: str | None = None,
+        connections: int = 1,
+    ) -> None:
+        if not 1 <= connections <= 256:
+            raise errors.InvalidParams(f"connections = {connections} is not acceptable: 1 to 256")
+        self._target = target
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(
-            target,
-            options=[
-                ("grpc.service_config", _SERVICE_CONFIG),
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.max_send_message_length", -1),
-            ],
-        )
+        self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        self._channels = [_channel(target, tls, alone=connections > 1) for _ in range(connections)]
         # grpc's generated stub has no types
-        self._stub: Any = retrieval_pb2_grpc.RetrievalStub(self._channel)  # type: ignore[no-untyped-call]
+        stubs: list[Any] = [retrieval_pb2_grpc.RetrievalStub(each) for each in self._channels]  # type: ignore[no-untyped-call]
+        self._turns = itertools.cycle(stubs)
 
     def __enter__(self) -> RetrievalClient:
         return self
@@ -77,8 +89,9 @@ class RetrievalClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
-        self._channel.close()
+        """Close the connections."""
+        for channel in self._channels:
+            channel.close()
 
     def search(
         self,
@@ -90,17 +103,31 @@ class RetrievalClient:
         grouped: bool = False,
         attributes: Sequence[str] = (),
         minimum_coverage: float = 0.0,
+        filter: Filter | None = None,
+        crowding: Crowding | None = None,
+        min_recall: float | None = None,
+        batch_priority: bool = False,
         timeout_s: float | None = None,
     ) -> SearchResult:
         """Candidates of one query; entity_types empty searches all, grouped gives k of each type.
 
+        min_recall: the server picks the effort (give no effort then); batch_priority: shed first under load.
         Raises the errors of `retrieval.errors`: InvalidQuery, InvalidParams, SpaceMismatch, FailedPrecondition, and
         Unavailable when the server, its shards or the time do not suffice.
         """
         request = messages.build(
             pb.SearchRequest,
             query=messages.write_query(query),
-            **messages.write_wanted(entity_types, k, effort, grouped, attributes, minimum_coverage),
+            **messages.write_wanted(
+                entity_types,
+                k,
+                effort,
+                grouped,
+                attributes,
+                minimum_coverage,
+                messages.write_narrowed(filter, crowding, min_recall),
+                batch_priority,
+            ),
         )
         return messages.read_search(self._call(self._stub.Search, request, timeout_s))
 
@@ -114,13 +141,26 @@ class RetrievalClient:
         grouped: bool = False,
         attributes: Sequence[str] = (),
         minimum_coverage: float = 0.0,
+        filter: Filter | None = None,
+        crowding: Crowding | None = None,
+        min_recall: float | None = None,
+        batch_priority: bool = False,
         timeout_s: float | None = None,
     ) -> list[SearchResult]:
         """Candidates of several queries, answered together in their order; raises what `search` raises."""
         request = messages.build(
             pb.SearchBatchRequest,
             queries=[messages.write_query(query) for query in queries],
-            **messages.write_wanted(entity_types, k, effort, grouped, attributes, minimum_coverage),
+            **messages.write_wanted(
+                entity_types,
+                k,
+                effort,
+                grouped,
+                attributes,
+                minimum_coverage,
+                messages.write_narrowed(filter, crowding, min_recall),
+                batch_priority,
+            ),
         )
         response = self._call(self._stub.SearchBatch, request, timeout_s)
         return [messages.read_search(answer) for answer in response.responses]
@@ -148,20 +188,61 @@ class RetrievalClient:
         response = self._call(self._stub.Score, request, timeout_s)
         return messages.read_score(response)
 
+    def explain(
+        self,
+        query: str | Vector | Entity,
+        entity: Entity,
+        *,
+        k: int = 10,
+        effort: Effort | None = None,
+        filter: Filter | None = None,
+        crowding: Crowding | None = None,
+        min_recall: float | None = None,
+        timeout_s: float | None = None,
+    ) -> Explanation:
+        """Why an entity is or is not among the k candidates of its type; raises what `search` raises."""
+        shared = messages.write_wanted(
+            (), k, effort, False, (), 0.0, messages.write_narrowed(filter, crowding, min_recall), False
+        )
+        fields = {name: value for name, value in shared.items() if name in pb.ExplainRequest.DESCRIPTOR.fields_by_name}
+        request = messages.build(
+            pb.ExplainRequest,
+            query=messages.write_query(query),
+            entity=messages.write_query(entity).entity,
+            **fields,
+        )
+        return messages.read_explanation(self._call(self._stub.Explain, request, timeout_s))
+
     def describe(self, *, timeout_s: float | None = None) -> pb.DescribeResponse:
         """What is served, as the wire message: generations, spaces, limits."""
         response: pb.DescribeResponse = self._call(self._stub.Describe, pb.DescribeRequest(), timeout_s)
         return response
 
+    @property
+    def _stub(self) -> Any:
+        return next(self._turns)
+
     def _call(self, method: Callable[..., Any], request: Any, timeout_s: float | None) -> Any:
         seconds = self._timeout_s if timeout_s is None else timeout_s
         try:
-            return method(request, timeout=seconds)
+            return method(request, timeout=seconds, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise _translated(error, seconds) from None
+            raise _translated(error, seconds, self._target) from None
 
 
-def _translated(error: Any, seconds: float) -> errors.RetrievalError:
+def _channel(target: str, tls: Tls | None, *, alone: bool) -> grpc.Channel:
+    options: list[tuple[str, Any]] = [
+        ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.use_local_subchannel_pool", int(alone)),  # otherwise equal channels share one connection
+    ]
+    if tls is None:
+        return grpc.insecure_channel(target, options=options)
+    return grpc.secure_channel(target, tls.credentials(), options=[*options, *tls.options()])
+
+
+def _translated(error: Any, seconds: float, target: str) -> errors.RetrievalError:
     code, sentence = error.code(), error.details() or ""
     named = dict(error.trailing_metadata() or ()).get(_ERROR_METADATA_KEY)
     kind = getattr(errors, str(named), None) if named else None
@@ -169,6 +250,18 @@ def _translated(error: Any, seconds: float) -> errors.RetrievalError:
         return kind(sentence)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in sentence:
         return errors.InvalidQuery(f"the message is over the server's size limit ({sentence}): send less in one call")
+    if code is grpc.StatusCode.UNAVAILABLE and "handshake" in sentence.lower():
+        return errors.Unavailable(
+            f"no secure connection to {target}: {_tls_reason(sentence)}; check the authority, the certificates and "
+            "their dates on both sides"
+        )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.Unavailable(f"no answer within {seconds:g} s: try again, or allow more time")
     return _BY_STATUS.get(code, errors.RetrievalError)(f"{sentence or 'the call failed'} ({code.name})")
+
+
+def _tls_reason(sentence: str) -> str:
+    # the C core names OpenSSL's reason in the middle of a longer text
+    if "CERTIFICATE_VERIFY_FAILED" in sentence:
+        return "the server's certificate is not one that this authority signed, or has expired"
+    return "the handshake failed"

@@ -10,7 +10,19 @@ from typing import Any, TypeVar
 import numpy as np
 
 from retrieval import errors
-from retrieval.client.answers import Effort, Entity, Ranking, ScoreResult, SearchResult, Source, Timings, Vector
+from retrieval.client.answers import (
+    Effort,
+    Entity,
+    Explanation,
+    Ranking,
+    ScoreResult,
+    SearchResult,
+    ShardExplanation,
+    Source,
+    Timings,
+    Vector,
+)
+from retrieval.client.filters import Crowding, Filter
 from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
 
 _R = TypeVar("_R")
@@ -51,6 +63,8 @@ def write_wanted(
     grouped: bool,
     attributes: Sequence[str],
     minimum_coverage: float,
+    narrowed: dict[str, Any],
+    batch: bool,
 ) -> dict[str, Any]:
     """The fields that a search and a batch share; InvalidQuery for a value of the wrong type or sign."""
     for name, names in (("entity_types", entity_types), ("attributes", attributes)):
@@ -66,9 +80,34 @@ def write_wanted(
         "grouping": pb.BY_ENTITY_TYPE if grouped else pb.MERGED,
         "attributes": list(attributes),
         "minimum_coverage": minimum_coverage,
+        "priority": pb.BATCH if batch else pb.INTERACTIVE,
+        **narrowed,
     }
     if effort is not None:
-        values["effort"] = build(pb.Effort, ef=effort.ef, nprobe=effort.nprobe, rescore=effort.rescore)
+        values["effort"] = write_effort(effort)
+    return values
+
+
+def write_effort(effort: Effort) -> pb.Effort:
+    """Search parameters."""
+    return build(pb.Effort, ef=effort.ef, nprobe=effort.nprobe, rescore=effort.rescore)
+
+
+def write_narrowed(wanted: Filter | None, crowding: Crowding | None, min_recall: float | None) -> dict[str, Any]:
+    """The fields that narrow a search or promise its worth; InvalidQuery for a value of the wrong type or sign."""
+    values: dict[str, Any] = {}
+    if wanted is not None:
+        if not isinstance(wanted, Filter):
+            raise errors.InvalidQuery(
+                f"the filter is a {type(wanted).__name__}: make it with equal, is_in, between, all_of, any_of, negated"
+            )
+        values["filter"] = wanted.message()
+    if crowding is not None:
+        if not 0 <= crowding.at_most < 2**32:
+            raise errors.InvalidQuery(f"at_most = {crowding.at_most} is not acceptable: it is a number from 1 up")
+        values["crowding"] = build(pb.Crowding, column=crowding.column, at_most=crowding.at_most)
+    if min_recall is not None:
+        values["min_recall"] = min_recall
     return values
 
 
@@ -117,10 +156,47 @@ def read_source(message: pb.Source) -> Source:
         rows=message.rows,
         coverage=message.coverage,
         effort=Effort(**{each.name: value for each, value in message.effort.ListFields()}),
-        recall_at_10=message.recall_at_10 if message.HasField("recall_at_10") else None,
-        recall_at_100=message.recall_at_100 if message.HasField("recall_at_100") else None,
+        recall_at_10=_optional(message, "recall_at_10"),
+        recall_at_100=_optional(message, "recall_at_100"),
         degraded=tuple(message.degraded),
+        matches=_optional(message, "matches"),
+        gave_way=message.gave_way,
+        expected_recall=_optional(message, "expected_recall"),
     )
+
+
+def read_explanation(message: pb.ExplainResponse) -> Explanation:
+    """What became of an entity."""
+    return Explanation(
+        verdict=message.verdict,
+        reason=message.reason,
+        score=_optional(message, "score"),
+        exact_rank=_optional(message, "exact_rank"),
+        rank=_optional(message, "rank"),
+        shard=_read_shard(message.shard) if message.HasField("shard") else None,
+        source=read_source(message.source),
+        query_space_id=message.query_space_id,
+    )
+
+
+def _read_shard(message: pb.ShardExplanation) -> ShardExplanation:
+    return ShardExplanation(
+        shard=message.shard,
+        held=message.held,
+        allowed=message.allowed,
+        score=message.score,
+        rank=message.rank,
+        returned=message.returned,
+        shard_k=message.shard_k,
+        list_rank=_optional(message, "list_rank"),
+        nprobe=_optional(message, "nprobe"),
+        approximate_rank=_optional(message, "approximate_rank"),
+        pool=_optional(message, "pool"),
+    )
+
+
+def _optional(message: Any, name: str) -> Any:
+    return getattr(message, name) if message.HasField(name) else None
 
 
 def read_timings(message: pb.Timings) -> Timings:

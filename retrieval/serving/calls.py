@@ -11,10 +11,18 @@ from typing import TypeAlias
 
 import pyarrow as pa
 
+from retrieval.serving.filters import UNRESTRICTED, Restriction
 from retrieval.store import Manifest
 from retrieval.types import F32, I32, AnyArray, Bool, StrEnum
 
 EntityId: TypeAlias = int | str
+
+
+class Priority(StrEnum):
+    """Who waits for an answer: decides what is shed first under load."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
 
 
 class Grouping(StrEnum):
@@ -83,6 +91,9 @@ class Wanted:
     grouping: Grouping = Grouping.MERGED
     attributes: tuple[str, ...] = ()
     minimum_coverage: float = 0.0
+    restriction: Restriction = UNRESTRICTED
+    min_recall: float | None = None  # the server picks the effort; excludes an explicit one
+    priority: Priority = Priority.INTERACTIVE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +125,9 @@ class Source:
     recall_at_10: float | None  # that the build measured for exactly this effort, None if it did not
     recall_at_100: float | None
     degraded: tuple[str, ...]  # why the answer is worth less than asked; empty when it is not
+    matches: int | None = None  # rows that the filter allows, None without one or where a shard did not say
+    gave_way: str = ""  # "recall" or "deadline": which of the two bounds could not be kept
+    expected_recall: float | None = None  # of the best k in this filter band at this effort, as measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +179,30 @@ class GenerationDescription:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LiveRecall:
+    """Mean recall@k of answers served, searched again exactly, with its 95 % interval [low, high]."""
+
+    entity_type: str
+    effort_json: str
+    filter_band: str
+    k: int
+    answers: int
+    recall: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeafState:
+    """A server of shards as its broker sees it: serving or ejected, its shards, and what went wrong last."""
+
+    target: str
+    state: str
+    shards: tuple[str, ...]
+    last_error: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Description:
     """What is served."""
 
@@ -173,3 +211,6 @@ class Description:
     compatible_space_ids: tuple[str, ...]
     generations: tuple[GenerationDescription, ...]
     limits: Limits
+    live_recall: tuple[LiveRecall, ...] = ()
+    leaves: tuple[LeafState, ...] = ()
+    pressure: str = "none"  # step of the brown-out ladder

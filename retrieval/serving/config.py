@@ -11,7 +11,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from retrieval.errors import InvalidParams
+from retrieval.serving.admission import AdmissionSettings
 from retrieval.serving.calls import Limits
+from retrieval.serving.encode_settings import EncodeSettings
+from retrieval.serving.live_recall import LiveRecallSettings
+from retrieval.serving.pressure import PressureSettings
 
 MIB = 1024 * 1024
 
@@ -46,6 +50,63 @@ class ServingSettings(BaseModel):
         description="what the tower computes in; auto takes bfloat16, which is faster, where the CPU has it and a "
         "check at load finds it near float32 (cosine from 0.99)",
     )
+    searches_at_once: int = Field(
+        0,
+        ge=0,
+        le=1_024,
+        description="searches of one IVF-PQ shard that run side by side; those that come meanwhile go together in "
+        "batches, which read each list once for all; 0 takes the cores of this process's share",
+    )
+    filter_cache_mib: int = Field(
+        256,
+        ge=0,
+        le=65_536,
+        description="memory of each process for the row bitmaps of filters, shared out evenly among the shards of an "
+        "entity type; a filter that is not kept is compared with every row again",
+    )
+    encode: EncodeSettings = Field(
+        EncodeSettings(), description="how query texts become vectors: cache, batches, warm-up"
+    )
+    admission: AdmissionSettings = Field(
+        AdmissionSettings(), description="how many calls wait for a turn, and which go first"
+    )
+    pressure: PressureSettings = Field(
+        PressureSettings(), description="when calls wait too long: how recall is given up, step by step"
+    )
+    live_recall: LiveRecallSettings = Field(
+        LiveRecallSettings(), description="how many answers are searched again exactly, in idle time"
+    )
+    role: Literal["all", "shard", "broker"] = Field(
+        "all",
+        description="all serves a store alone; shard is a leaf, which answers a broker; broker asks leaves and reads "
+        "no store",
+    )
+    shards: str | None = Field(
+        None,
+        description="of a broker its leaves, host:port,host:port or dns:name:port for every address of a name; of a "
+        "leaf what it loads, such as product:0,2;pin:1, all without it",
+    )
+    leaf_timeout_seconds: float = Field(
+        1.0, gt=0, le=60, description="longest wait for a leaf; what did not answer by then costs coverage"
+    )
+    leaf_deadline_share: float = Field(
+        0.8, gt=0, le=1, description="share of a call's remaining time that leaves get; the rest is for merging"
+    )
+    eject_after_failures: int = Field(
+        3, ge=1, le=1_000, description="failures in a row after which a leaf is no longer asked until a probe succeeds"
+    )
+    probe_interval_seconds: float = Field(
+        0.5, gt=0, le=60, description="time between two looks at the leaves; ejected ones come back after about as long"
+    )
+    hedge_budget: float = Field(
+        0.05, ge=0, le=1, description="extra calls to a second replica when the first is slow, as a share of all calls"
+    )
+    completeness: float = Field(
+        0.9999,
+        gt=0,
+        le=1,
+        description="probability that the merged top k misses nothing; below 1 leaves return fewer candidates each",
+    )
     drain_seconds: float = Field(
         10.0, ge=0, le=3_600, description="time that calls in flight get on SIGTERM; longer than the longest deadline"
     )
@@ -64,6 +125,47 @@ class ServingSettings(BaseModel):
     )
     checksum_threads: int = Field(4, ge=1, le=64, description="files checked side by side while a generation is opened")
 
+    workers: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="processes that share the port; one Python process keeps little more than one core busy, and index "
+        "files are mapped, so that workers share their memory",
+    )
+    connection_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=86_400,
+        description="age at which a connection is asked to connect again, 0 for never; with workers or replicas it "
+        "spreads callers anew after a restart",
+    )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65_535, description="HTTP port of /metrics, /healthz and /readyz; without one there is none"
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", min_length=1, description="address of the metrics port, which knows neither TLS nor tokens"
+    )
+    log_format: Literal["text", "json"] = Field("text", description="json writes a line per event for a log collector")
+    log_calls: Literal["none", "errors", "all"] = Field(
+        "errors", description="calls that leave a line in the log; all costs a line per call"
+    )
+    traces_endpoint: str | None = Field(
+        None, description="OTLP collector, such as http://localhost:4317; without one no traces are kept"
+    )
+    traces_share: float = Field(
+        0.01, ge=0, le=1, description="share of the calls traced whose caller did not decide it already"
+    )
+    tls_certificate: Path | None = Field(
+        None, description="PEM file with the server's certificate chain; new files are taken up without a restart"
+    )
+    tls_key: Path | None = Field(None, description="PEM file with the private key of tls_certificate")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file with the authorities of callers; with it a caller must show a certificate"
+    )
+    tokens: Path | None = Field(
+        None, description="TOML file of callers, their tokens' SHA-256 and quotas; with it every call needs a token"
+    )
+
     @property
     def limits(self) -> Limits:
         """The limits that calls are held to."""
@@ -74,12 +176,41 @@ class ServingSettings(BaseModel):
 
 def make_settings(**values: Any) -> ServingSettings:
     """Settings from keywords; InvalidParams names the first bad one, its value and its limits."""
+    if values.get("role") == "broker":
+        values.setdefault("store", Path())  # it reads none
     try:
-        return ServingSettings(**values)
+        settings = ServingSettings(**values)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            known = ", ".join(ServingSettings.model_fields)
+            known = ", ".join(_names(ServingSettings, first["loc"][:-1]))
             raise InvalidParams(f"there is no setting {name!r}; the settings are {known}") from None
+        if first["type"] == "missing":
+            raise InvalidParams(f"setting {name} is missing: give --{name}, or {name} in the configuration") from None
         raise InvalidParams(f"setting {name} = {first['input']!r} is not acceptable: {first['msg'].lower()}") from None
+    _check_together(settings)
+    return settings
+
+
+def _names(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    for part in place:
+        inner = model.model_fields[str(part)].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        model = inner
+    return list(model.model_fields)
+
+
+def _check_together(settings: ServingSettings) -> None:
+    texts = settings.encode
+    if texts.max_queue < texts.max_batch:
+        raise InvalidParams(
+            f"encode.max_queue = {texts.max_queue} is below encode.max_batch = {texts.max_batch}: raise it, so that a "
+            "batch fits"
+        )
+    if (settings.tls_certificate is None) != (settings.tls_key is None):
+        there, missing = ("tls_key", "tls_certificate")[:: 1 if settings.tls_key else -1]
+        raise InvalidParams(f"{there} is set without {missing}: a certificate and its key go together")
+    if settings.tls_client_ca is not None and settings.tls_certificate is None:
+        raise InvalidParams("tls_client_ca is set without tls_certificate: callers are checked over TLS only")

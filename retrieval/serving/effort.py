@@ -7,16 +7,17 @@ about shards or queries.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from retrieval.params import FlatSearch, HnswSearch, IvfpqSearch, SearchParams, make_params
 from retrieval.serving.calls import Effort
+from retrieval.serving.frontier import MEASURED_K, Frontier
+from retrieval.serving.promise import RECALL, lowered, pick
 from retrieval.store import Manifest
 from retrieval.types import IndexKind
 
 _REMEMBERED = 1_024  # efforts kept per generation
-_MEASURED_K = 100  # the frontier is measured by searches for the 100 best
 
 _TYPES: dict[IndexKind, type[FlatSearch] | type[IvfpqSearch] | type[HnswSearch]] = {
     IndexKind.FLAT: FlatSearch,
@@ -35,12 +36,19 @@ def check_effort(effort: Effort) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """What one call will spend: parameters per index kind, the same as an effort, and the recall measured for it."""
+    """What one call will spend: parameters per index kind, the same as an effort, and the recall measured for it.
+
+    recall_at_10, recall_at_100: without a filter; expected_recall: of the best k in the call's filter band. gave_way,
+    reasons: which bound could not be kept, and why the effort is not what was asked for.
+    """
 
     params: dict[IndexKind, SearchParams]
     used: Effort
     recall_at_10: float | None
     recall_at_100: float | None
+    expected_recall: float | None = None
+    gave_way: str = ""
+    reasons: tuple[str, ...] = ()
 
 
 class Efforts:
@@ -49,6 +57,8 @@ class Efforts:
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self._kinds = {shard.kind for shard in manifest.shards}
+        self.frontier = Frontier(manifest)
+        self._points = lru_cache(maxsize=_REMEMBERED)(self.frontier.points)
         self.choose = lru_cache(maxsize=_REMEMBERED)(self._choose)
 
     def _choose(self, effort: Effort, k: int) -> Chosen:
@@ -58,7 +68,80 @@ class Efforts:
         """
         params = {kind: self._resolve(kind, effort) for kind in self._kinds}
         recall = self._measured(params, k) or (None, None)
-        return Chosen(params=params, used=_used(params.values(), k), recall_at_10=recall[0], recall_at_100=recall[1])
+        expected = recall[0] if k <= 10 else recall[1] if k <= MEASURED_K else None
+        used = _used(params.values(), k)
+        return Chosen(
+            params=params, used=used, recall_at_10=recall[0], recall_at_100=recall[1], expected_recall=expected
+        )
+
+    def in_band(self, chosen: Chosen, k: int, share: float) -> Chosen:
+        """The same effort with the recall it stands for where a filter allows this share of the rows."""
+        expected = None
+        if self.frontier.has_bands() and k <= MEASURED_K and len(chosen.params) == 1:
+            ((_, params),) = chosen.params.items()
+            spent = _spent(params, k)
+            same = (each for each in self._points(share) if _spent(each.params, MEASURED_K) == spent)
+            expected = next((each.recall(k) for each in same), None)
+        return replace(chosen, expected_recall=expected)
+
+    def keep(self, min_recall: float, k: int, *, share: float | None, time_ms: float | None) -> Chosen:
+        """The cheapest effort measured to reach `min_recall` in `time_ms`; see `promise.pick`.
+
+        share: of the rows that the call's filter allows, None without one. Where nothing was measured the default
+        effort, which gives way unless the index is exact by construction.
+        """
+        banded = share is not None and self.frontier.has_bands()
+        picked = pick(self._points(share if banded else None), min_recall, k, time_ms=time_ms)
+        if picked is None or self.frontier.kind is None:
+            chosen = self.choose(Effort(), k)
+            if self._kinds == {IndexKind.FLAT}:
+                return replace(chosen, expected_recall=1.0)  # exact search is what recall is counted against
+            reason = f"recall {min_recall:.4g} was asked for, but nothing was measured for this generation"
+            return replace(chosen, expected_recall=None, gave_way=RECALL, reasons=(reason,))
+        reasons = picked.reasons
+        if share is not None and not banded:
+            reasons = (*reasons, "no effort was measured under a filter: the recall stated is that without one")
+        chosen = self._spending(picked.params, k)
+        return replace(chosen, expected_recall=picked.recall, gave_way=picked.gave_way, reasons=reasons)
+
+    def lower(
+        self,
+        chosen: Chosen,
+        k: int,
+        *,
+        step: str,
+        floor: float,
+        rescore_only: bool,
+        share: float | None = None,
+        min_recall: float | None = None,
+    ) -> Chosen:
+        """The effort of a step of the brown-out ladder, whose price is a measured recall; unchanged where none is.
+
+        floor: recall that the step does not go below. The reason names the step and both recalls.
+        """
+        if len(chosen.params) != 1:
+            return chosen
+        ((_, params),) = chosen.params.items()
+        points = self._points(share if self.frontier.has_bands() else None)
+        point = lowered(points, params, k, floor=floor, rescore_only=rescore_only)
+        if point is None:
+            return chosen
+        found = self._spending(point.for_k(k).params, k)
+        recall, before = point.recall(k), chosen.expected_recall
+        named = "not measured for this k" if recall is None else f"{recall:.4f}"
+        instead = "" if before is None else f" instead of {before:.4f}"
+        reason = f"brown-out step {step!r}: expected recall is {named}{instead}"
+        below = min_recall is not None and (recall is None or recall < min_recall)
+        return replace(
+            found,
+            expected_recall=recall,
+            gave_way=chosen.gave_way or (RECALL if below else ""),
+            reasons=(*chosen.reasons, reason),
+        )
+
+    def _spending(self, params: SearchParams, k: int) -> Chosen:
+        """An effort of the frontier, whatever the callers may ask for."""
+        return self.choose(_used([params], k), k)
 
     def _resolve(self, kind: IndexKind, effort: Effort) -> SearchParams:
         cls = _TYPES[kind]
@@ -72,7 +155,9 @@ class Efforts:
         ((kind, chosen),) = params.items()
         cls, spent = _TYPES[kind], _spent(chosen, k)
         for point in self._manifest.frontier:
-            if set(point.params) <= set(cls.model_fields) and _spent(cls(**point.params), _MEASURED_K) == spent:
+            if point.filter_band is not None:
+                continue
+            if set(point.params) <= set(cls.model_fields) and _spent(cls(**point.params), MEASURED_K) == spent:
                 return point.recall_at_10, point.recall_at_100
         return None
 

@@ -6,7 +6,8 @@ a vector of a foreign space finds nothing and raises nothing. Knows nothing abou
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,6 +41,41 @@ class TextTower(Protocol):
     def encode(self, texts: Sequence[str]) -> F32:
         """Unit vectors float32 [n, d] of n texts."""
         ...
+
+
+class CallerAwareTower(ABC):
+    """A tower that also takes the caller's sign of life, and drops texts for which nobody waits any more."""
+
+    @property
+    @abstractmethod
+    def space_id(self) -> str:
+        """Space of the vectors it makes."""
+
+    @property
+    @abstractmethod
+    def compatible(self) -> Collection[str]:
+        """Foreign spaces whose indexes its vectors may search."""
+
+    @property
+    @abstractmethod
+    def d(self) -> int:
+        """Dimension of the vectors it makes."""
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str]) -> F32:
+        """Unit vectors float32 [n, d] of n texts."""
+
+    @abstractmethod
+    def encode_for(self, texts: Sequence[str], check_alive: Callable[[], None]) -> F32:
+        """As `encode`; raises what `check_alive` raises once the caller has gone."""
+
+    @abstractmethod
+    def close(self, timeout_s: float | None = None) -> None:
+        """Finish what callers wait for and end."""
+
+
+def _always() -> None:
+    """The caller is still there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +123,16 @@ def check_vector(query: VectorQuery) -> F32:
     return vector
 
 
-def encode(queries: Sequence[TextQuery | VectorQuery], tower: TextTower | None, limits: Limits) -> list[Encoded]:
-    """Each query as a vector in its space, in order; all texts go through the tower in one batch.
+def encode(
+    queries: Sequence[TextQuery | VectorQuery],
+    tower: TextTower | None,
+    limits: Limits,
+    check_alive: Callable[[], None] = _always,
+) -> list[Encoded]:
+    """Each query as a vector in its space, in order; all texts go to the tower in one call.
 
-    Raises InvalidQuery for a bad text or vector, FailedPrecondition for a text when there is no tower.
+    check_alive raises once nobody waits, for a tower that can drop texts. Raises InvalidQuery for a bad text or
+    vector, FailedPrecondition for a text when there is no tower.
     """
     encoded: list[Encoded | None] = []
     texts: list[str] = []
@@ -109,7 +151,7 @@ def encode(queries: Sequence[TextQuery | VectorQuery], tower: TextTower | None, 
         encoded.append(Encoded(vector=vector, space_id=query.space_id, compatible=compatible))
     if not texts:
         return [item for item in encoded if item is not None]
-    embedded = iter(embed(texts, tower, limits).vectors)
+    embedded = iter(embed(texts, tower, limits, check_alive).vectors)
     assert tower is not None  # embed has refused texts without one
     return [
         Encoded(vector=next(embedded), space_id=tower.space_id, compatible=tower.compatible) if item is None else item
@@ -117,7 +159,9 @@ def encode(queries: Sequence[TextQuery | VectorQuery], tower: TextTower | None, 
     ]
 
 
-def embed(texts: Sequence[str], tower: TextTower | None, limits: Limits) -> Embedding:
+def embed(
+    texts: Sequence[str], tower: TextTower | None, limits: Limits, check_alive: Callable[[], None] = _always
+) -> Embedding:
     """Vectors of texts; InvalidQuery for a bad text, FailedPrecondition when there is no tower."""
     for text in texts:
         check_text(text, limits)
@@ -125,7 +169,10 @@ def embed(texts: Sequence[str], tower: TextTower | None, limits: Limits) -> Embe
         raise FailedPrecondition(
             "this server has no query tower, so it cannot encode text: start it with --checkpoint, or send a vector"
         )
-    vectors = tower.encode(list(texts))
+    if isinstance(tower, CallerAwareTower):
+        vectors = tower.encode_for(texts, check_alive)
+    else:
+        vectors = tower.encode(list(texts))
     bad = np.flatnonzero(~check_vectors(vectors))
     if bad.size:
         raise InvalidQuery(f"the tower has no vector for the text {texts[int(bad[0])][:80]!r}: send other words")

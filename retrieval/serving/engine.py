@@ -9,20 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
 from retrieval import __version__
 from retrieval.errors import InvalidQuery, Unavailable
+from retrieval.serving import asked, choice, fanout, live_recall, worth
 from retrieval.serving import effort as efforts
 from retrieval.serving import encode as encoding
-from retrieval.serving import fanout
+from retrieval.serving import explain as explaining
 from retrieval.serving.calls import (
     DEFAULT_EFFORT,
     Description,
     Embedding,
     EntityId,
     EntityQuery,
-    Grouping,
     Limits,
     Query,
     ScoreAnswer,
@@ -32,11 +30,19 @@ from retrieval.serving.calls import (
     VectorQuery,
     Wanted,
 )
-from retrieval.serving.rankings import Served, check_columns, check_mergeable, rankings, with_shortfall
+from retrieval.serving.following import Fleet
+from retrieval.serving.live_recall import LiveRecallMeter
+from retrieval.serving.pressure import Ladder, Step
+from retrieval.serving.rankings import (
+    Served,
+    rankings,
+    with_shortfall,
+)
+from retrieval.serving.shards import Hits
 from retrieval.serving.threads import search_pool
-from retrieval.types import F32, AnyArray, IdType, Metric
+from retrieval.types import F32, AnyArray, Metric
 
-_INT64 = np.iinfo(np.int64)
+_TOWER_SECONDS = 10.0  # that the tower's last batches get at the end
 _EXACT = efforts.Chosen(params={}, used=DEFAULT_EFFORT, recall_at_10=None, recall_at_100=None)
 
 
@@ -44,10 +50,15 @@ def _always() -> None:
     """The caller is still there."""
 
 
+def _unbounded() -> None:
+    """The caller waits as long as it takes."""
+
+
 class Engine:
     """Answers calls from the served generations, one per entity type.
 
-    tower: encodes texts; None refuses them. shard_threads: 0 searches a call's shards in sequence.
+    tower: encodes texts; None refuses them. shard_threads: 0 searches a call's shards in sequence. ladder: says what is
+    given up under pressure. live: searches a share of the answers again.
     """
 
     def __init__(
@@ -57,52 +68,68 @@ class Engine:
         *,
         limits: Limits | None = None,
         shard_threads: int = 0,
+        ladder: Ladder | None = None,
+        live: LiveRecallMeter | None = None,
     ) -> None:
         self._served = dict(served)
         self._tower = tower
+        self._fleet: Fleet | None = None
         self._pool = search_pool(shard_threads, "shard") if shard_threads else None
         self.limits = limits or Limits()
+        self.ladder, self.live = ladder, live
 
-    def search(self, query: Query, wanted: Wanted, *, check_alive: Callable[[], None] = _always) -> SearchAnswer:
+    def search(
+        self,
+        query: Query,
+        wanted: Wanted,
+        *,
+        check_alive: Callable[[], None] = _always,
+        remaining_s: Callable[[], float | None] = _unbounded,
+    ) -> SearchAnswer:
         """The candidates of one query; see `search_batch`."""
-        return self.search_batch([query], wanted, check_alive=check_alive)[0]
+        return self.search_batch([query], wanted, check_alive=check_alive, remaining_s=remaining_s)[0]
 
     def search_batch(
-        self, queries: Sequence[Query], wanted: Wanted, *, check_alive: Callable[[], None] = _always
+        self,
+        queries: Sequence[Query],
+        wanted: Wanted,
+        *,
+        check_alive: Callable[[], None] = _always,
+        remaining_s: Callable[[], float | None] = _unbounded,
     ) -> list[SearchAnswer]:
         """The candidates of each query, in order.
 
         check_alive is called before the encoding and before each search and raises when nobody waits for the answer.
+        remaining_s: time the caller still has, None for any, which bounds the effort that a wanted recall gets.
         Raises InvalidQuery, InvalidParams, SpaceMismatch, FailedPrecondition (a text without a tower, types of
         different metrics in one ranking) and Unavailable (less than the minimum coverage).
         """
         started = time.perf_counter_ns()
         types = self._types(wanted.entity_types)
-        self._check(queries, wanted, types)
+        asked.check_search(len(queries), wanted, types, self.limits)
         check_alive()
-        encoded = self._encode(queries)
-        chosen = [served.efforts.choose(wanted.effort, wanted.k) for served in types]
+        encoded = self._encode(queries, check_alive)
+        chosen = choice.choose(types, wanted, len(queries), remaining_s(), self.ladder)
         vectors = [_for_index(served, encoded) for served in types]
         encoded_at = time.perf_counter_ns()
         found, sources = [], []
         for served, xq, effort in zip(types, vectors, chosen, strict=True):
             check_alive()
-            hits, reached = fanout.search_shards(served.shards, xq, wanted.k, effort.params, self._pool)
-            source = _source(served, reached, effort)
-            _check_coverage(source, wanted.minimum_coverage)
+            hits, source = self._search(served, xq, wanted, effort)
             found.append(hits)
             sources.append(source)
         searched_at = time.perf_counter_ns()
         merged = []
         for number in range(len(encoded)):
-            parts = [fanout.merge_hits(hits, number, wanted.k) for hits in found]
-            worth = zip(sources, parts, strict=True)
-            merged.append(
-                (
-                    rankings(types, parts, wanted),
-                    tuple(with_shortfall(source, len(part.scores), wanted.k) for source, part in worth),
+            parts = [fanout.merge_hits(hits, number, wanted.k, wanted.restriction.crowding) for hits in found]
+            if self.live is not None and self.live.draw():
+                scores = [part.scores for part in parts]
+                live_recall.offer(
+                    self.live, types, sources, [xq[number : number + 1] for xq in vectors], scores, wanted
                 )
-            )
+            counts = [len(part.scores) for part in parts]
+            told = [with_shortfall(source, count, wanted) for source, count in zip(sources, counts, strict=True)]
+            merged.append((rankings(types, parts, wanted), tuple(told)))
         merged_at = time.perf_counter_ns()
         timings = Timings(
             encode_ns=encoded_at - started,
@@ -111,15 +138,48 @@ class Engine:
             total_ns=merged_at - started,
         )
         return [
-            SearchAnswer(rankings=found_, sources=worth_, query_space_id=query.space_id, timings=timings)
-            for query, (found_, worth_) in zip(encoded, merged, strict=True)
+            SearchAnswer(rankings=found_, sources=sources_, query_space_id=query.space_id, timings=timings)
+            for query, (found_, sources_) in zip(encoded, merged, strict=True)
         ]
+
+    def explain(
+        self, query: Query, entity: EntityQuery, wanted: Wanted, *, check_alive: Callable[[], None] = _always
+    ) -> explaining.Explanation:
+        """Why an entity is not among the candidates of a query of its type, or where it ranks.
+
+        wanted.entity_types is not read. Costs about two exact searches beside the search itself; raises what
+        `search_batch` raises.
+        """
+        types = self._types((entity.entity_type,))
+        asked.check_search(1, wanted, types, self.limits)
+        (served,) = types
+        ids = asked.id_array([entity.id], served)
+        check_alive()
+        encoded = self._encode([query], check_alive)
+        (chosen,) = choice.choose(types, wanted, 1, None, self.ladder)
+        xq = _for_index(served, encoded)
+        check_alive()
+        hits, reached = fanout.search_shards(served.shards, xq, wanted.k, chosen.params, self._pool, wanted.restriction)
+        source = worth.source_of(served, reached, chosen, worth.matches_of(hits))
+        worth.check_coverage(source, wanted.minimum_coverage)
+        check_alive()
+        answered = explaining.Answered(
+            served=served,
+            xq=xq,
+            wanted=wanted,
+            chosen=chosen,
+            hits=hits,
+            source=source,
+            query_space_id=encoded[0].space_id,
+        )
+        return explaining.explain(answered, ids, self._pool)
 
     def embed(self, texts: Sequence[str], *, check_alive: Callable[[], None] = _always) -> Embedding:
         """Unit vectors of texts; InvalidQuery for a bad text or batch, FailedPrecondition without a tower."""
-        self._check_batch(len(texts), "texts")
+        asked.check_batch(len(texts), "texts", self.limits)
         check_alive()
-        return encoding.embed(texts, self._tower, self.limits)
+        choice.check_cached(texts, self._tower, self.ladder)
+        return encoding.embed(texts, self._tower, self.limits, check_alive)
 
     def score(
         self,
@@ -138,15 +198,15 @@ class Engine:
         (served,) = self._types((entity_type,))
         if not 1 <= len(ids) <= self.limits.max_k:
             raise InvalidQuery(f"{len(ids):,} ids were sent to be scored, the limits are 1 and {self.limits.max_k:,}")
-        wanted_ids = _id_array(ids, served)
+        wanted_ids = asked.id_array(ids, served)
         check_alive()
-        encoded = self._encode([query])
+        encoded = self._encode([query], check_alive)
         xq = _for_index(served, encoded)
         encoded_at = time.perf_counter_ns()
         check_alive()
         scores, found, reached = fanout.score_shards(served.shards, xq, wanted_ids, self._pool)
-        source = _source(served, reached, _EXACT)
-        _check_coverage(source, 0.0)
+        source = worth.source_of(served, reached, _EXACT)
+        worth.check_coverage(source, 0.0)
         ended = time.perf_counter_ns()
         return ScoreAnswer(
             scores=scores[0],
@@ -164,48 +224,61 @@ class Engine:
             compatible_space_ids=tuple(self._tower.compatible) if self._tower else (),
             generations=tuple(served.about for served in self._served.values()),
             limits=self.limits,
+            leaves=() if self._fleet is None else self._fleet.states(),
+            live_recall=() if self.live is None else self.live.measured(),
+            pressure=Step.NONE.label if self.ladder is None else self.ladder.step.label,
         )
 
+    @property
+    def served(self) -> dict[str, Served]:
+        """What calls are answered from, by entity type."""
+        return self._served
+
+    def follow(self, fleet: Fleet) -> None:
+        """Answer from what a fleet serves, as it changes; calls in flight finish with what they began with."""
+        self._fleet = fleet
+        fleet.watch(lambda served: setattr(self, "_served", dict(served)))
+
+    @property
+    def tower(self) -> encoding.TextTower | None:
+        """What encodes texts; of a server with a checkpoint a `text_path.TextPath`, which has `stats`."""
+        return self._tower
+
     def close(self) -> None:
-        """End the shard pool."""
+        """End the tower's threads, if it has any, and the shard pool."""
+        if isinstance(self._tower, encoding.CallerAwareTower):
+            self._tower.close(timeout_s=_TOWER_SECONDS)
+        if self.live is not None:
+            self.live.close()
+        if self._fleet is not None:
+            self._fleet.close()
         if self._pool is not None:
             self._pool.shutdown()
 
     def _types(self, names: Sequence[str]) -> list[Served]:
-        unknown = [name for name in names if name not in self._served]
+        served = self._served  # read once: a fleet may put another in its place meanwhile
+        unknown = [name for name in names if name not in served]
         if unknown:
-            raise InvalidQuery(f"entity type {unknown[0]!r} is not served; these are: {', '.join(self._served)}")
-        return [self._served[name] for name in dict.fromkeys(names or self._served)]
+            raise InvalidQuery(f"entity type {unknown[0]!r} is not served; these are: {', '.join(served)}")
+        return [served[name] for name in dict.fromkeys(names or served)]
 
-    def _check(self, queries: Sequence[Query], wanted: Wanted, types: Sequence[Served]) -> None:
-        limits, k = self.limits, wanted.k
-        if not 1 <= k <= limits.max_k:
-            raise InvalidQuery(f"k = {k:,} is not acceptable: ask for 1 to {limits.max_k:,} candidates")
-        self._check_batch(len(queries), "queries")
-        if len(queries) * k * len(types) > limits.max_candidates:
-            raise InvalidQuery(
-                f"{len(queries):,} queries x k = {k:,} x {len(types)} entity types are over the limit of "
-                f"{limits.max_candidates:,} candidates a call: send fewer queries or lower k"
-            )
-        if not 0 <= wanted.minimum_coverage <= 1:
-            raise InvalidQuery(f"minimum coverage {wanted.minimum_coverage} is not acceptable: it is a share, 0 to 1")
-        if wanted.effort is not DEFAULT_EFFORT:
-            efforts.check_effort(wanted.effort)
-        check_columns(types, wanted.attributes)
-        if wanted.grouping is Grouping.MERGED:
-            check_mergeable(types)
+    def _search(
+        self, served: Served, xq: F32, wanted: Wanted, chosen: efforts.Chosen
+    ) -> tuple[list[Hits | None], Source]:
+        """What the shards of one type found for xq [q, d], and its worth; Unavailable when that is too little."""
+        hits, reached = fanout.search_shards(served.shards, xq, wanted.k, chosen.params, self._pool, wanted.restriction)
+        source = worth.source_of(served, reached, chosen, worth.matches_of(hits))
+        worth.check_coverage(source, wanted.minimum_coverage)
+        return hits, source
 
-    def _check_batch(self, size: int, what: str) -> None:
-        if not 1 <= size <= self.limits.max_batch:
-            raise InvalidQuery(f"the batch has {size:,} {what}, the limits are 1 and {self.limits.max_batch:,}")
-
-    def _encode(self, queries: Sequence[Query]) -> list[encoding.Encoded]:
+    def _encode(self, queries: Sequence[Query], check_alive: Callable[[], None]) -> list[encoding.Encoded]:
+        choice.check_cached(choice.texts_of(queries), self._tower, self.ladder)
         plain = [self._stored(query) if isinstance(query, EntityQuery) else query for query in queries]
-        return encoding.encode(plain, self._tower, self.limits)
+        return encoding.encode(plain, self._tower, self.limits, check_alive)
 
     def _stored(self, query: EntityQuery) -> VectorQuery:
         (served,) = self._types((query.entity_type,))
-        vectors, found, reached = fanout.find_vectors(served.shards, _id_array([query.id], served), self._pool)
+        vectors, found, reached = fanout.find_vectors(served.shards, asked.id_array([query.id], served), self._pool)
         if not found[0]:
             if reached.failures:
                 raise Unavailable(
@@ -221,45 +294,3 @@ class Engine:
 def _for_index(served: Served, encoded: Sequence[encoding.Encoded]) -> F32:
     manifest = served.about.manifest
     return encoding.for_index(encoded, space_id=manifest.space_id, d=manifest.d, metric=Metric(manifest.metric))
-
-
-def _source(served: Served, reached: fanout.Reached, chosen: efforts.Chosen) -> Source:
-    manifest = served.about.manifest
-    whole = not reached.failures  # what was measured, was measured over all shards
-    return Source(
-        entity_type=manifest.entity_type,
-        generation=manifest.id,
-        space_id=manifest.space_id,
-        rows=manifest.rows,
-        coverage=reached.coverage,
-        effort=chosen.used,
-        recall_at_10=chosen.recall_at_10 if whole else None,
-        recall_at_100=chosen.recall_at_100 if whole else None,
-        degraded=reached.failures,
-    )
-
-
-def _check_coverage(source: Source, minimum: float) -> None:
-    if source.coverage < minimum or source.coverage == 0:
-        wanted = f"{minimum:.3f} were asked for" if source.coverage < minimum else "nothing was searched"
-        raise Unavailable(
-            f"coverage of {source.entity_type} is {source.coverage:.3f}, {wanted}: "
-            f"{'; '.join(source.degraded)}; try again"
-        )
-
-
-def _id_array(ids: Sequence[EntityId] | AnyArray, served: Served) -> AnyArray:
-    manifest = served.about.manifest
-    if isinstance(ids, np.ndarray) and ids.dtype == np.int64:
-        right = manifest.id_type is IdType.INT64
-    elif manifest.id_type is IdType.INT64:
-        right = all(isinstance(each, int | np.integer) and _INT64.min <= each <= _INT64.max for each in ids)
-    else:
-        right = all(isinstance(each, str) for each in ids)
-    if not right:
-        raise InvalidQuery(f"ids of {manifest.entity_type} are of type {manifest.id_type}: send ids of that type")
-    if manifest.id_type is IdType.INT64:
-        return np.asarray(ids, np.int64)
-    strings = np.empty(len(ids), object)
-    strings[:] = list(ids)
-    return strings

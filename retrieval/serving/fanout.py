@@ -8,16 +8,19 @@ nothing about spaces, entity types or where a shard runs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+import pyarrow as pa
 
-from retrieval.errors import InvalidArgument
+from retrieval.errors import InvalidArgument, Unavailable
 from retrieval.params import SearchParams
-from retrieval.serving.shards import Hits, Shard
+from retrieval.serving.filters import UNRESTRICTED, Crowding, Restriction
+from retrieval.serving.restrict import codes_of, concatenated, crowd_ranks
+from retrieval.serving.shards import Hits, Shard, ShardExplanation
 from retrieval.topk import merge
 from retrieval.types import F32, I32, AnyArray, Bool, IndexKind
 
@@ -29,13 +32,15 @@ _R = TypeVar("_R")
 class Merged:
     """The best of all shards for one query, in the tie order.
 
-    ids: int64 [n] or object [n] of str; scores: float32 [n]; shards, rows: int32 [n], where each candidate lies.
+    ids: int64 [n] or object [n] of str; scores: float32 [n]; shards, rows: int32 [n], where each candidate lies;
+    crowd: the crowding column's values [n], None without crowding.
     """
 
     ids: AnyArray
     scores: F32
     shards: I32
     rows: I32
+    crowd: pa.Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +51,66 @@ class Reached:
     failures: tuple[str, ...]
 
 
+@runtime_checkable
+class Together(Protocol):
+    """Shards asked together, because one call brings several answers; an exception stands for one that failed."""
+
+    def search(
+        self, xq: F32, k: int, params: Mapping[IndexKind, SearchParams], restriction: Restriction = UNRESTRICTED
+    ) -> list[Hits | Exception]:
+        """As `Shard.search`, of each shard."""
+        ...
+
+    def score(self, xq: F32, ids: AnyArray) -> list[tuple[F32, Bool] | Exception]:
+        """As `Shard.score`, of each shard."""
+        ...
+
+    def vectors(self, ids: AnyArray) -> list[tuple[F32, Bool] | Exception]:
+        """As `Shard.vectors`, of each shard."""
+        ...
+
+
 def search_shards(
-    shards: Sequence[Shard], xq: F32, k: int, params: dict[IndexKind, SearchParams], pool: Executor | None
+    shards: Sequence[Shard],
+    xq: F32,
+    k: int,
+    params: dict[IndexKind, SearchParams],
+    pool: Executor | None,
+    restriction: Restriction = UNRESTRICTED,
 ) -> tuple[list[Hits | None], Reached]:
     """Search xq float32 [q, d] in every shard; None stands for a shard that failed.
 
     InvalidArgument from a shard is the caller's mistake and is raised.
     """
-    return _ask(shards, lambda shard: shard.search(xq, k, params[shard.kind]), pool)
+    if isinstance(shards, Together):
+        return _reached(shards, shards.search(xq, k, params, restriction))
+    return _ask(shards, lambda shard: shard.search(xq, k, params[shard.kind], restriction=restriction), pool)
+
+
+def explain_shards(
+    shards: Sequence[Shard],
+    xq: F32,
+    ids: AnyArray,
+    k: int,
+    params: dict[IndexKind, SearchParams],
+    pool: Executor | None,
+    restriction: Restriction = UNRESTRICTED,
+    score: float | None = None,
+) -> tuple[list[ShardExplanation | None], Reached]:
+    """What every shard says of the entity ids [1] for one query [1, d]; None stands for a shard that failed."""
+    return _ask(
+        shards,
+        lambda shard: shard.explain(xq, ids, k, params[shard.kind], restriction=restriction, score=score),
+        pool,
+    )
 
 
 def score_shards(shards: Sequence[Shard], xq: F32, ids: AnyArray, pool: Executor | None) -> tuple[F32, Bool, Reached]:
     """Exact scores float32 [q, n] of ids [n] and bool [n] which were found; 0 where not."""
-    answers, reached = _ask(shards, lambda shard: shard.score(xq, ids), pool)
+    if isinstance(shards, Together):
+        answers, reached = _reached(shards, shards.score(xq, ids))
+    else:
+        answers, reached = _ask(shards, lambda shard: shard.score(xq, ids), pool)
     scores, found = np.zeros((len(xq), len(ids)), np.float32), np.zeros(len(ids), bool)
     for answer in answers:
         if answer is not None:
@@ -69,7 +121,10 @@ def score_shards(shards: Sequence[Shard], xq: F32, ids: AnyArray, pool: Executor
 
 def find_vectors(shards: Sequence[Shard], ids: AnyArray, pool: Executor | None) -> tuple[F32, Bool, Reached]:
     """Stored vectors float32 [n, d] of ids [n] and bool [n] which were found."""
-    answers, reached = _ask(shards, lambda shard: shard.vectors(ids), pool)
+    if isinstance(shards, Together):
+        answers, reached = _reached(shards, shards.vectors(ids))
+    else:
+        answers, reached = _ask(shards, lambda shard: shard.vectors(ids), pool)
     answered = [answer for answer in answers if answer is not None]
     if not answered:
         return np.zeros((len(ids), 0), np.float32), np.zeros(len(ids), bool), reached
@@ -80,8 +135,8 @@ def find_vectors(shards: Sequence[Shard], ids: AnyArray, pool: Executor | None) 
     return vectors, found, reached
 
 
-def merge_hits(hits: Sequence[Hits | None], query: int, k: int) -> Merged:
-    """Merge what the shards found for one query of the batch."""
+def merge_hits(hits: Sequence[Hits | None], query: int, k: int, crowding: Crowding | None = None) -> Merged:
+    """Merge what the shards found for one query of the batch; crowding comes after the dedupe and before the cut."""
     parts = []
     for number, part in enumerate(hits):
         if part is not None:
@@ -92,13 +147,28 @@ def merge_hits(hits: Sequence[Hits | None], query: int, k: int) -> Merged:
         return Merged(ids=nothing.astype(np.int64), scores=nothing.astype(np.float32), shards=nothing, rows=nothing)
     numbers, ids, scores, rows = zip(*parts, strict=True)
     all_ids, all_scores = np.concatenate(ids), np.concatenate(scores)
-    order = merge_order(all_ids, all_scores, k)
+    crowd = None
+    if crowding is None:
+        order = merge_order(all_ids, all_scores, k)
+    else:
+        every = concatenated(
+            [
+                part.crowd[part.bounds[query] : part.bounds[query + 1]]
+                for part in hits
+                if part is not None and part.crowd is not None
+            ]
+        )
+        order = merge_order(all_ids, all_scores, max(len(all_ids), 1))
+        codes = codes_of(every)
+        order = order[crowd_ranks(codes[order]) < crowding.at_most][:k]
+        crowd = every.take(pa.array(order))
     sizes = [len(part) for part in scores]
     return Merged(
         ids=all_ids[order],
         scores=all_scores[order],
         shards=np.repeat(np.array(numbers, np.int32), sizes)[order],
         rows=np.concatenate(rows)[order],
+        crowd=crowd,
     )
 
 
@@ -149,13 +219,18 @@ def _ask(
             return error
 
     asked = map(guarded, shards) if pool is None or len(shards) == 1 else pool.map(guarded, shards)
+    return _reached(shards, asked)
+
+
+def _reached(shards: Sequence[Shard], asked: Iterable[_R | Exception]) -> tuple[list[_R | None], Reached]:
     answers: list[_R | None] = []
     failures = []
     searched = 0
     for shard, answer in zip(shards, asked, strict=True):
         if isinstance(answer, Exception):
             answers.append(None)
-            failures.append(f"{shard.name} ({shard.rows:,} rows) failed with {type(answer).__name__}")
+            why = f": {answer}" if isinstance(answer, Unavailable) else f" failed with {type(answer).__name__}"
+            failures.append(f"{shard.name} ({shard.rows:,} rows){why}")
         else:
             answers.append(answer)
             searched += shard.rows

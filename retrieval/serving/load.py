@@ -7,6 +7,7 @@ newest older good one takes its place; never a newer one, because nobody publish
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 
 from retrieval.errors import DamagedData, NoGeneration, SpaceMismatch, StoreError
@@ -14,6 +15,7 @@ from retrieval.serving.calls import GenerationDescription
 from retrieval.serving.config import ServingSettings
 from retrieval.serving.effort import Efforts
 from retrieval.serving.encode import TextTower
+from retrieval.serving.leaf_part import check_types, read_part, shard_names
 from retrieval.serving.probe import probe, search_once
 from retrieval.serving.rankings import Served
 from retrieval.serving.shards import LocalShard, open_shards
@@ -31,13 +33,19 @@ class _Good:
 def load_store(settings: ServingSettings) -> dict[str, Served]:
     """Open the live generation of every entity type that has one published.
 
-    Raises StoreError (not a store), NoGeneration (nothing published) and DamagedData (a type without one good
-    generation), MissingDependency (an index library is not installed).
+    Of a leaf only the shards that `settings.shards` names are read.
+
+    Raises InvalidParams (shards that are not there), StoreError (not a store), NoGeneration (nothing published),
+    DamagedData (a type without one good generation) and MissingDependency (an index library is not installed).
     """
     store = Store(settings.store)
+    chosen = read_part(settings.shards if settings.role == "shard" else None)
     served: dict[str, Served] = {}
     broken: list[str] = []
+    check_types(chosen, store.entity_types())
     for entity_type in store.entity_types():
+        if chosen is not None and entity_type not in chosen:
+            continue
         try:
             live = store.current(entity_type)
         except NoGeneration:
@@ -109,10 +117,16 @@ def _comparable(store: Store, entity_type: str, live: str) -> tuple[str, str] | 
 def _open(store: Store, entity_type: str, name: str, settings: ServingSettings) -> _Good:
     # the order is the point: no library opens a file before its checksum is known, and none opens it here before a
     # child process has survived it
-    generation = store.open(entity_type, name, threads=settings.checksum_threads)
+    chosen = read_part(settings.shards if settings.role == "shard" else None)
+    only = None if chosen is None else shard_names(store.manifest(entity_type, name), chosen[entity_type])
+    generation = store.open(entity_type, name, threads=settings.checksum_threads, only=only)
     if generation.manifest.entity_type != entity_type:
         raise DamagedData(f"generation {name} is of {generation.manifest.entity_type}, but lies under {entity_type}")
     probe(generation, seconds=settings.probe_seconds)
-    shards = open_shards(generation)
+    shards = open_shards(
+        generation,
+        filter_cache_bytes=settings.filter_cache_mib << 20,
+        searches_at_once=settings.searches_at_once or max(1, (os.cpu_count() or 1) // settings.workers),
+    )
     search_once(generation, shards)  # the warm-up: the first caller shall not pay for the first touch of the pages
     return _Good(generation=generation, shards=shards)

@@ -1,8 +1,8 @@
 """A new generation opened and searched in a child process first, so that a crash costs the child and not the server.
 
-`python -m retrieval.serving.probe FOLDER` is the child: it opens every shard of an already verified generation, replays
-the canaries (or searches for stored vectors where there are none) and says in one line of JSON how that went. Knows
-nothing about which generation is live.
+`python -m retrieval.serving.probe FOLDER [SHARD ...]` is the child: it opens every shard, or those named, of an already
+verified generation, replays the canaries (or searches for stored vectors where there are none) and says in one line of
+JSON how that went. Knows nothing about which generation is live.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def probe(generation: Generation, *, seconds: float) -> None:
     library is not installed.
     """
     name = f"generation {generation.manifest.id} of {generation.manifest.entity_type}"
-    command = [sys.executable, "-m", "retrieval.serving.probe", str(generation.path)]
+    command = [sys.executable, "-m", "retrieval.serving.probe", str(generation.path), *sorted(generation.only or ())]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
         child = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment, check=False)
@@ -61,7 +61,8 @@ def probe(generation: Generation, *, seconds: float) -> None:
 
 def search_once(generation: Generation, shards: list[LocalShard]) -> None:
     """Replay the canaries, or search for a few stored vectors; DamagedData when the answers cannot be right."""
-    canaries = read_canaries(generation)
+    # the canaries' answers are of all shards together
+    canaries = read_canaries(generation) if generation.only is None else None
     if canaries is not None:
         replay(generation, shards, canaries)
         return
@@ -78,7 +79,7 @@ def main() -> int:
     """The child: 0 when all is well, 3 with one line of JSON when a fault was found."""
     path = Path(sys.argv[1])
     try:
-        generation = Generation(path=path, manifest=read_manifest(path))
+        generation = Generation(path=path, manifest=read_manifest(path), only=frozenset(sys.argv[2:]) or None)
         search_once(generation, open_shards(generation))
     except Exception as error:  # whatever it is, the parent has to hear of it in one sentence
         message = str(error) if isinstance(error, errors.RetrievalError) else f"{type(error).__name__}: {error}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,8 @@ from retrieval.errors import FailedPrecondition, InvalidQuery
 from retrieval.serving.calls import GenerationDescription, Grouping, Ranking, Source, Wanted
 from retrieval.serving.effort import Efforts
 from retrieval.serving.fanout import Merged
+from retrieval.serving.filters import UNRESTRICTED
+from retrieval.serving.restrict import check_crowding, check_filter, codes_of, concatenated, crowd_ranks, kind_of
 from retrieval.serving.shards import Shard
 from retrieval.types import I32, AnyArray
 
@@ -27,6 +30,11 @@ class Served:
     about: GenerationDescription
     shards: tuple[Shard, ...]
     efforts: Efforts
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Attribute columns of all shards; a column that some shards do not have is null there."""
+        return pa.unify_schemas([shard.schema for shard in self.shards], promote_options="permissive")
 
 
 def check_mergeable(types: Sequence[Served]) -> None:
@@ -49,6 +57,36 @@ def check_columns(types: Sequence[Served], columns: Sequence[str]) -> None:
             raise InvalidQuery(f"there is no attribute {name!r}; there are: {', '.join(known) or 'none'}")
 
 
+def check_restriction(types: Sequence[Served], wanted: Wanted) -> None:
+    """InvalidQuery when the filter or the crowding does not fit the columns of the types asked for.
+
+    A column has to be there in one type at least; in the others it is null.
+    """
+    restriction = wanted.restriction
+    if restriction == UNRESTRICTED:
+        return
+    together = _one_schema(types)
+    if restriction.filter is not None:
+        for served in types:
+            check_filter(restriction.filter, served.schema, must_exist=False)
+        check_filter(restriction.filter, together)
+    if restriction.crowding is not None:
+        column = restriction.crowding.column
+        check_crowding(restriction.crowding, together)
+        found = {kind_of(each.schema.field(column).type) for each in types if column in each.schema.names}
+        if len(found) > 1 and wanted.grouping is Grouping.MERGED:
+            raise InvalidQuery(
+                f"crowding by {column!r} is not possible in one ranking, it is {' and '.join(sorted(map(str, found)))} "
+                "in different entity types: group by entity type, or ask for one type"
+            )
+
+
+def _one_schema(types: Sequence[Served]) -> pa.Schema:
+    """Every column of the types, as the first type that has it has it."""
+    fields = {field.name: field for served in reversed(types) for field in served.schema}
+    return pa.schema(list(fields.values()))
+
+
 def rankings(types: Sequence[Served], parts: Sequence[Merged], wanted: Wanted) -> tuple[Ranking, ...]:
     """The rankings of one query: one over all types, or one per type. parts: what each type found."""
     if wanted.grouping is Grouping.BY_ENTITY_TYPE or len(types) == 1:
@@ -56,7 +94,12 @@ def rankings(types: Sequence[Served], parts: Sequence[Merged], wanted: Wanted) -
     ids = _comparable([part.ids for part in parts])
     scores = np.concatenate([part.scores for part in parts])
     source_index = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part.scores) for part in parts])
-    order = np.lexsort((source_index, ids, -scores))[: wanted.k]
+    order = np.lexsort((source_index, ids, -scores))
+    crowding = wanted.restriction.crowding
+    if crowding is not None:
+        crowd = [pa.nulls(len(part.scores)) if part.crowd is None else part.crowd for part in parts]
+        order = order[crowd_ranks(codes_of(concatenated(crowd))[order]) < crowding.at_most]
+    order = order[: wanted.k]
     source_index = source_index[order]
     attributes = {}
     if wanted.attributes:
@@ -70,14 +113,20 @@ def rankings(types: Sequence[Served], parts: Sequence[Merged], wanted: Wanted) -
     )
 
 
-def with_shortfall(source: Source, found: int, k: int) -> Source:
-    """The source, saying so when fewer than k candidates were found."""
+def with_shortfall(source: Source, found: int, wanted: Wanted) -> Source:
+    """The source, saying so when fewer than k candidates were found, and what kept them away."""
+    k, crowding = wanted.k, wanted.restriction.crowding
     if found >= k:
         return source
-    if source.rows < k:
-        reason = f"{k:,} candidates were asked for, the generation has {source.rows:,} rows"
+    asked = f"{k:,} candidates were asked for"
+    if source.matches is not None and source.matches < k and (found == source.matches or crowding is None):
+        reason = f"{asked}, the filter allows {source.matches:,} rows"
+    elif crowding is not None:
+        reason = f"{asked}, at most {crowding.at_most:,} for each {crowding.column!r} leave {found:,}"
+    elif source.rows < k:
+        reason = f"{asked}, the generation has {source.rows:,} rows"
     else:
-        reason = f"{k:,} candidates were asked for, the search found {found:,}: raise the effort"
+        reason = f"{asked}, the search found {found:,}: raise the effort"
     return replace(source, degraded=(*source.degraded, reason))
 
 

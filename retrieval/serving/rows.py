@@ -30,14 +30,15 @@ class Rows:
         self._columns = {name: _one_chunk(table.column(name)) for name in table.column_names if name != ID_COLUMN}
         self._numbers: I64 | None = self._ids.to_numpy() if id_type is IdType.INT64 else None
         self._order = self._sorting_permutation()
+        self._inverse: I32 | None = None
 
     def __len__(self) -> int:
         return len(self._ids)
 
     @property
-    def columns(self) -> list[str]:
-        """Names of the attribute columns."""
-        return list(self._columns)
+    def columns(self) -> dict[str, pa.Array]:
+        """The attribute columns by name, each an Arrow array [rows]."""
+        return self._columns
 
     @property
     def ascending(self) -> bool:
@@ -49,6 +50,16 @@ class Rows:
         if self._numbers is not None:
             return self._numbers.take(rows)
         return np.asarray(self._ids.take(pa.array(rows)).to_numpy(zero_copy_only=False))
+
+    def places(self, rows: I32) -> I32:
+        """Place int32 [n] of each row in the order of ids, to break ties by."""
+        if self._order is None:
+            return rows
+        if self._inverse is None:
+            inverse = np.empty(len(self), np.int32)
+            inverse[self._order] = np.arange(len(self), dtype=np.int32)
+            self._inverse = inverse  # the same, whichever thread made it
+        return np.asarray(self._inverse[rows])
 
     def find(self, ids: AnyArray) -> I32:
         """Row int32 [n] of each id (int64 or object of str [n]), NO_ROW where the shard does not hold it."""

@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
 from retrieval.errors import InvalidQuery, RetrievalError
 from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
-from retrieval.serving import wire
+from retrieval.serving import deadline, observing, wire, wire_explain
+from retrieval.serving.admission import Admission
+from retrieval.serving.calls import ScoreAnswer, SearchAnswer
 from retrieval.serving.engine import Engine
-from retrieval.serving.status import ERROR_METADATA_KEY, STATUS
+from retrieval.serving.status import abort, refuse
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Retrieval"].full_name
 
-_MAX_DETAIL = 2_000  # characters of a status message: it travels in an HTTP/2 header
-
 _log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=Message)
-_CheckAlive = Callable[[], None]
 
 
 class _CallerGone(Exception):
@@ -37,13 +36,35 @@ class _CallerGone(Exception):
         self.code = code
 
 
+class _CheckAlive:
+    """Asks a call whether somebody still waits, and for how long."""
+
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self._context = context
+
+    def __call__(self) -> None:
+        """_CallerGone when the deadline has passed or the call was cancelled."""
+        remaining = self.remaining_s()
+        if remaining is not None and remaining <= 0:
+            raise _CallerGone(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the search began")
+        if not self._context.is_active():
+            raise _CallerGone(grpc.StatusCode.CANCELLED, "the caller went away before the search began")
+
+    def remaining_s(self) -> float | None:
+        """Seconds until the deadline, None without one."""
+        remaining: float | None = self._context.time_remaining()
+        return remaining
+
+
 class RetrievalService:
     """The methods of the service `Retrieval`, answered by an engine.
 
-    max_answer_bytes: an answer larger than this is refused with a sentence.
+    max_answer_bytes: an answer larger than this is refused with a sentence. admission: where all calls but Describe
+    wait for their turn; None lets all of them work at once.
     """
 
-    def __init__(self, engine: Engine, *, max_answer_bytes: int) -> None:
+    def __init__(self, engine: Engine, *, max_answer_bytes: int, admission: Admission | None = None) -> None:
+        self._admission = admission
         self._engine = engine
         self._max_answer_bytes = max_answer_bytes
 
@@ -54,17 +75,24 @@ class RetrievalService:
             "SearchBatch": self._method(pb.SearchBatchRequest, self._search_batch),
             "Embed": self._method(pb.EmbedRequest, self._embed),
             "Score": self._method(pb.ScoreRequest, self._score),
-            "Describe": self._method(pb.DescribeRequest, self._describe),
+            "Explain": self._method(pb.ExplainRequest, self._explain),
+            "Describe": self._method(pb.DescribeRequest, self._describe, admitted=False),
         }
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
     def _search(self, request: pb.SearchRequest, check_alive: _CheckAlive) -> Message:
-        answer = self._engine.search(wire.read_query(request.query), wire.read_wanted(request), check_alive=check_alive)
+        query, wanted = wire.read_query(request.query), wire.read_wanted(request)
+        answer = self._engine.search(query, wanted, check_alive=check_alive, remaining_s=check_alive.remaining_s)
+        _note([answer])
         return wire.write_search(answer)
 
     def _search_batch(self, request: pb.SearchBatchRequest, check_alive: _CheckAlive) -> Message:
         queries = [wire.read_query(query) for query in request.queries]
-        answers = self._engine.search_batch(queries, wire.read_wanted(request), check_alive=check_alive)
+        wanted = wire.read_wanted(request)
+        answers = self._engine.search_batch(
+            queries, wanted, check_alive=check_alive, remaining_s=check_alive.remaining_s
+        )
+        _note(answers)
         return pb.SearchBatchResponse(responses=[wire.write_search(answer) for answer in answers])
 
     def _embed(self, request: pb.EmbedRequest, check_alive: _CheckAlive) -> Message:
@@ -72,29 +100,42 @@ class RetrievalService:
 
     def _score(self, request: pb.ScoreRequest, check_alive: _CheckAlive) -> Message:
         query, ids = wire.read_query(request.query), wire.read_ids(request)
-        return wire.write_score(self._engine.score(query, request.entity_type, ids, check_alive=check_alive))
+        answer = self._engine.score(query, request.entity_type, ids, check_alive=check_alive)
+        _note([answer])
+        return wire.write_score(answer)
+
+    def _explain(self, request: pb.ExplainRequest, check_alive: _CheckAlive) -> Message:
+        query, entity, wanted = wire_explain.read_explain(request)
+        return wire_explain.write_explanation(self._engine.explain(query, entity, wanted, check_alive=check_alive))
 
     def _describe(self, request: pb.DescribeRequest, check_alive: _CheckAlive) -> Message:
         return wire.write_description(self._engine.describe())
 
     def _method(
-        self, request_type: type[_M], answer: Callable[[_M, _CheckAlive], Message]
+        self, request_type: type[_M], answer: Callable[[_M, _CheckAlive], Message], *, admitted: bool = True
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        def handle(data: bytes, context: grpc.ServicerContext) -> bytes:
-            def check_alive() -> None:
-                _check_alive(context)
+        admission = self._admission if admitted else None
 
+        def handle(data: bytes, context: grpc.ServicerContext) -> bytes:
+            check_alive = _CheckAlive(context)
+            deadline.note(context.time_remaining())  # for leaves on other hosts
             try:
-                return self._sized(answer(self._parsed(data, request_type), check_alive))
+                if admission is None:
+                    return self._sized(answer(self._parsed(data, request_type), check_alive))
+                admission.check_room()  # before the parsing, which a full server has no time for
+                request = self._parsed(data, request_type)
+                priority = wire.read_priority(request)
+                with admission.turn(priority, remaining_s=check_alive.remaining_s, check_alive=check_alive):
+                    return self._sized(answer(request, check_alive))
             except RetrievalError as error:
-                context.set_trailing_metadata(((ERROR_METADATA_KEY, type(error).__name__),))
-                _abort(context, STATUS[type(error)], str(error))
+                refuse(context, error)
             except _CallerGone as gone:
-                _abort(context, gone.code, str(gone))
+                abort(context, gone.code, str(gone))
             except Exception:
-                request_id = uuid.uuid4().hex[:12]
+                record = observing.current()
+                request_id = uuid.uuid4().hex[:12] if record is None else record.request_id
                 _log.exception("request %s failed", request_id)
-                _abort(
+                abort(
                     context, grpc.StatusCode.INTERNAL, f"the server failed; its log has the reason under {request_id}"
                 )
 
@@ -122,14 +163,14 @@ class RetrievalService:
         return data
 
 
-def _check_alive(context: grpc.ServicerContext) -> None:
-    remaining = context.time_remaining()
-    if remaining is not None and remaining <= 0:
-        raise _CallerGone(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the search began")
-    if not context.is_active():
-        raise _CallerGone(grpc.StatusCode.CANCELLED, "the caller went away before the search began")
-
-
-def _abort(context: grpc.ServicerContext, code: grpc.StatusCode, sentence: str) -> NoReturn:
-    context.abort(code, sentence[:_MAX_DETAIL])
-    raise AssertionError("abort always raises")
+def _note(answers: Sequence[SearchAnswer | ScoreAnswer]) -> None:
+    """Tell the call's record what the answers took and are worth; those of a batch share both."""
+    record = observing.current()
+    if record is None or not answers:
+        return
+    first = answers[0]
+    timings = first.timings
+    record.stages = {"encode": timings.encode_ns, "search": timings.search_ns, "merge": timings.merge_ns}
+    sources = (first.source,) if isinstance(first, ScoreAnswer) else first.sources
+    record.coverage = {source.entity_type: source.coverage for source in sources}
+    record.degraded = tuple(source.entity_type for source in sources if source.degraded)

@@ -1,41 +1,33 @@
 """One shard as the engine sees it, and the shard that lives in this process.
 
-The engine asks four things of a shard: search, score, vectors, attributes. A shard on another host answers the same
-four from the same arguments, which is why ids, not rows, go out beside the scores. Knows nothing about merging,
+The engine asks five things of a shard: search, explain, score, vectors, attributes. A shard on another host answers the
+same five from the same arguments, which is why ids, not rows, go out beside the scores. Knows nothing about merging,
 entity types or spaces.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
+from retrieval import kernel
 from retrieval.errors import DamagedData
 from retrieval.indexes import ShardIndex, open_index
-from retrieval.params import MAX_K, SearchParams
+from retrieval.indexes.grouped import GroupedIndex
+from retrieval.params import SearchParams
+from retrieval.serving.explain_shard import ShardExplanation, explain_shard
+from retrieval.serving.filters import UNRESTRICTED, Filter, Restriction
+from retrieval.serving.ranked_rows import Hits, RankedRows
+from retrieval.serving.restrict import DEFAULT_CACHE_BYTES, Allowed, RowFilters
 from retrieval.serving.rows import Rows
 from retrieval.store import Generation, ShardFiles
 from retrieval.store.generation import ROWS_FILE, VECTORS_FILE
-from retrieval.types import F32, I32, I64, NO_ROW, AnyArray, Bool, IndexKind, Neighbors
+from retrieval.types import F32, I32, NO_ROW, AnyArray, Bool, IndexKind
 
-
-@dataclass(frozen=True, kw_only=True)
-class Hits:
-    """A shard's answer to q queries, the padding taken off and the queries laid end to end.
-
-    ids: int64 [m] or object [m] of str; rows: int32 [m]; scores: float32 [m]; bounds: int64 [q + 1], query i has the
-    hits bounds[i] to bounds[i + 1], best first. There may be more than k, so that the merge can cut a tie by id.
-    """
-
-    ids: AnyArray
-    rows: I32
-    scores: F32
-    bounds: I64
+__all__ = ["Hits", "LocalShard", "Shard", "ShardExplanation", "open_shards"]
 
 
 class Shard(Protocol):
@@ -56,8 +48,29 @@ class Shard(Protocol):
         """Its index kind, which chooses the search parameters."""
         ...
 
-    def search(self, xq: F32, k: int, params: SearchParams) -> Hits:
-        """The k best rows for each of xq [q, d], with exact scores."""
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of its attribute columns."""
+        ...
+
+    def search(self, xq: F32, k: int, params: SearchParams, *, restriction: Restriction = UNRESTRICTED) -> Hits:
+        """The k best rows for each of xq [q, d] that the restriction lets through, with exact scores."""
+        ...
+
+    def explain(
+        self,
+        xq: F32,
+        ids: AnyArray,
+        k: int,
+        params: SearchParams,
+        *,
+        restriction: Restriction = UNRESTRICTED,
+        score: float | None = None,
+    ) -> ShardExplanation:
+        """What becomes of the entity ids [1] in the search for one query [1, d], crowding left aside.
+
+        score: that of an entity which another shard holds; this one's `rank` then tells where it would stand here.
+        """
         ...
 
     def score(self, xq: F32, ids: AnyArray) -> tuple[F32, Bool]:
@@ -76,19 +89,37 @@ class Shard(Protocol):
 class LocalShard:
     """A shard opened in this process."""
 
-    def __init__(self, name: str, index: ShardIndex, rows: Rows, stored: AnyArray) -> None:
+    def __init__(
+        self,
+        name: str,
+        index: ShardIndex,
+        rows: Rows,
+        stored: AnyArray,
+        *,
+        filter_cache_bytes: int = DEFAULT_CACHE_BYTES,
+        searches_at_once: int = 0,
+    ) -> None:
         self.name = name
         self.rows = index.n
         self.d = index.d
         self.kind = index.kind
         self.metric = index.metric
         self._index = index
+        # inverted lists gain by searching side by side, graphs do not
+        grouped = searches_at_once > 0 and index.kind is IndexKind.IVFPQ
+        self._searched: ShardIndex = GroupedIndex(index, at_once=searches_at_once) if grouped else index
         self._rows = rows
         self._stored = stored
+        self._filters = RowFilters(rows.columns, index.n, filter_cache_bytes)
 
     @classmethod
-    def open(cls, files: ShardFiles) -> LocalShard:
-        """Open the files of a verified generation; DamagedData when index, rows and vectors do not fit together."""
+    def open(
+        cls, files: ShardFiles, *, filter_cache_bytes: int = DEFAULT_CACHE_BYTES, searches_at_once: int = 0
+    ) -> LocalShard:
+        """Open the files of a verified generation; DamagedData when index, rows and vectors do not fit together.
+
+        searches_at_once: of an IVF-PQ shard, before others wait and go together (`indexes.grouped`); 0 never groups.
+        """
         index = open_index(files.manifest.kind, files.path)
         rows = Rows(files.rows(), files.id_type, where=str(files.path / ROWS_FILE))
         try:
@@ -100,47 +131,61 @@ class LocalShard:
                 f"{files.path} does not hold together: index {index.n} x {index.d}, vectors {stored.shape}, "
                 f"{len(rows)} rows"
             )
-        return cls(files.manifest.name, index, rows, stored)
+        return cls(
+            files.manifest.name,
+            index,
+            rows,
+            stored,
+            filter_cache_bytes=filter_cache_bytes,
+            searches_at_once=searches_at_once,
+        )
 
     @property
     def columns(self) -> list[str]:
         """Names of the attribute columns."""
-        return self._rows.columns
+        return list(self._rows.columns)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """See `Shard.schema`."""
+        return self._filters.schema
 
     def sample(self, n: int) -> F32:
         """Some stored vectors, float32 [at most n, d], spread over the shard."""
         places = np.unique(np.linspace(0, self.rows - 1, n).astype(np.int64))
         return np.asarray(self._stored[places], np.float32)
 
-    def search(self, xq: F32, k: int, params: SearchParams) -> Hits:
+    def search(self, xq: F32, k: int, params: SearchParams, *, restriction: Restriction = UNRESTRICTED) -> Hits:
         """See `Shard.search`."""
-        found = self._search(xq, min(k, self.rows), params)
-        q, width = found.rows.shape
-        if NO_ROW not in found.rows[:, -1].tolist():  # padding is a tail, so its last column tells
-            rows, scores = found.rows.reshape(-1), found.scores.reshape(-1)
-            bounds = np.arange(0, q * width + 1, width)
-        else:
-            kept = found.rows != NO_ROW
-            rows, scores = found.rows[kept], found.scores[kept]
-            bounds = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int64)
-        if not np.isfinite(scores).all():
-            raise DamagedData(f"{self.name} gave a score that is not a finite number")
-        return Hits(ids=self._rows.ids(rows), rows=rows, scores=scores, bounds=bounds)
+        allowed = None if restriction.filter is None else self._filters.allowed(restriction.filter)
+        return self._ranked(allowed).search(xq, k, params, restriction.crowding)
 
-    def _search(self, xq: F32, k: int, params: SearchParams) -> Neighbors:
-        # an index breaks ties by row; where that is not the order of ids, an answer must not be cut inside a tie
-        most = min(self.rows, MAX_K)
-        if self._rows.ascending or k == most:
-            return self._index.search(xq, k, params)
-        found = self._index.search(xq, k + 1, params)
-        if not _tied(found, k):
-            return Neighbors(rows=found.rows[:, :k], scores=found.scores[:, :k], work=found.work)
-        width = k + 1
-        while _tied(found, k) and width < most:
-            width = min(2 * width, most)
-            found = self._index.search(xq, width, params)
-        beyond = found.scores < found.scores[:, k - 1 : k]
-        return Neighbors(rows=np.where(beyond, NO_ROW, found.rows), scores=found.scores, work=found.work)
+    def explain(
+        self,
+        xq: F32,
+        ids: AnyArray,
+        k: int,
+        params: SearchParams,
+        *,
+        restriction: Restriction = UNRESTRICTED,
+        score: float | None = None,
+    ) -> ShardExplanation:
+        """See `Shard.explain`."""
+        allowed = None if restriction.filter is None else self._filters.allowed(restriction.filter)
+        hits = self.search(xq, k, params, restriction=Restriction(filter=restriction.filter))
+        return explain_shard(self.name, self._index, self._rows, allowed, hits, xq, ids, k, params, score)
+
+    def _ranked(self, allowed: Allowed | None) -> RankedRows:
+        return RankedRows(self.name, self._searched, self._rows, self._filters, allowed)
+
+    def matches(self, condition: Filter) -> int:
+        """How many rows a filter allows."""
+        return self._filters.allowed(condition).count
+
+    def exact(self, xq: F32, k: int, restriction: Restriction = UNRESTRICTED) -> F32:
+        """Scores float32 [q, k] of the exact k best allowed rows, -inf behind the last, from the stored vectors."""
+        allow = None if restriction.filter is None else self._filters.allowed(restriction.filter).bits
+        return kernel.scan(self._stored, xq, k, self.metric, allow=allow)[1]
 
     def score(self, xq: F32, ids: AnyArray) -> tuple[F32, Bool]:
         """See `Shard.score`."""
@@ -165,18 +210,19 @@ class LocalShard:
         return self._rows.take(rows, columns)
 
 
-def _tied(found: Neighbors, k: int) -> bool:
-    """Whether for some query the last candidate, beyond the k-th, still has the k-th's score."""
-    last, cut = found.scores[:, -1].tolist(), found.scores[:, k - 1].tolist()
-    return any(a == b and a != -math.inf for a, b in zip(last, cut, strict=True))
+def open_shards(
+    generation: Generation, *, filter_cache_bytes: int | None = None, searches_at_once: int = 0
+) -> list[LocalShard]:
+    """Open every shard of a verified generation, each held against the manifest; DamagedData where they differ.
 
-
-def open_shards(generation: Generation) -> list[LocalShard]:
-    """Open every shard of a verified generation, each held against the manifest; DamagedData where they differ."""
+    filter_cache_bytes: for the bitmaps of filters of all shards together; None gives each shard its default.
+    searches_at_once: see `LocalShard.open`.
+    """
     manifest = generation.manifest
     shards = []
+    each = DEFAULT_CACHE_BYTES if filter_cache_bytes is None else filter_cache_bytes // len(generation.shards)
     for files in generation.shards:
-        shard = LocalShard.open(files)
+        shard = LocalShard.open(files, filter_cache_bytes=each, searches_at_once=searches_at_once)
         if (shard.rows, shard.d, shard.metric) != (files.manifest.rows, manifest.d, manifest.metric):
             raise DamagedData(
                 f"{files.path} opens as {shard.rows} x {shard.d} {shard.metric}, the manifest says "

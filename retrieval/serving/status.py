@@ -6,11 +6,16 @@ about calls.
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import grpc
 
 from retrieval import errors
 
 ERROR_METADATA_KEY = "retrieval-error"  # trailing metadata: name of the class in `retrieval.errors`
+RETRY_METADATA_KEY = "retry-after-ms"  # trailing metadata: when a refused call may come again
+
+_MAX_DETAIL = 2_000  # characters of a status message: it travels in an HTTP/2 header
 
 STATUS: dict[type[errors.RetrievalError], grpc.StatusCode] = {
     errors.RetrievalError: grpc.StatusCode.INTERNAL,
@@ -26,4 +31,23 @@ STATUS: dict[type[errors.RetrievalError], grpc.StatusCode] = {
     errors.StoreError: grpc.StatusCode.INTERNAL,
     errors.BuildFailed: grpc.StatusCode.INTERNAL,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.NotAuthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.QuotaExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
+
+
+def refuse(context: grpc.ServicerContext, error: errors.RetrievalError) -> NoReturn:
+    """End a call with the error's status, sentence and class, and with the hint when to come back if it has one."""
+    more = [(ERROR_METADATA_KEY, type(error).__name__)]
+    wait_ms = getattr(error, "retry_after_ms", None)
+    if wait_ms is not None:
+        more.append((RETRY_METADATA_KEY, str(wait_ms)))
+    context.set_trailing_metadata((*(context.trailing_metadata() or ()), *more))
+    abort(context, STATUS[type(error)], str(error))
+
+
+def abort(context: grpc.ServicerContext, code: grpc.StatusCode, sentence: str) -> NoReturn:
+    """End a call with a status and a sentence that fits a header."""
+    context.abort(code, sentence[:_MAX_DETAIL])
+    raise AssertionError("abort always raises")

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from google.protobuf.message import Message
 
 from retrieval.errors import InvalidQuery
 from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
@@ -24,6 +26,7 @@ from retrieval.serving.calls import (
     EntityQuery,
     GenerationDescription,
     Grouping,
+    Priority,
     Query,
     Ranking,
     ScoreAnswer,
@@ -34,8 +37,11 @@ from retrieval.serving.calls import (
     VectorQuery,
     Wanted,
 )
+from retrieval.serving.filters import Crowding, Restriction
+from retrieval.serving.wire_filters import read_filter
 from retrieval.types import I64
 
+_PRIORITY = {pb.INTERACTIVE: Priority.INTERACTIVE, pb.BATCH: Priority.BATCH}
 _GROUPING = {pb.MERGED: Grouping.MERGED, pb.BY_ENTITY_TYPE: Grouping.BY_ENTITY_TYPE}
 
 
@@ -56,10 +62,17 @@ def read_query(message: pb.Query) -> Query:
     raise InvalidQuery("the query is empty: set its text, its vector or its entity")
 
 
+def read_priority(message: Message) -> Priority:
+    """How urgent a request is; those without the field, and unknown values, count as interactive."""
+    return _PRIORITY.get(getattr(message, "priority", pb.INTERACTIVE), Priority.INTERACTIVE)
+
+
 def read_wanted(message: pb.SearchRequest | pb.SearchBatchRequest) -> Wanted:
-    """What is asked for beside the queries; InvalidQuery for an unknown grouping."""
+    """What is asked for beside the queries; InvalidQuery for an unknown grouping or priority, or a bad filter."""
     if message.grouping not in _GROUPING:
         raise InvalidQuery(f"grouping {message.grouping} does not exist: use MERGED (0) or BY_ENTITY_TYPE (1)")
+    if message.priority not in _PRIORITY:
+        raise InvalidQuery(f"priority {message.priority} does not exist: use INTERACTIVE (0) or BATCH (1)")
     return Wanted(
         entity_types=tuple(message.entity_types),
         k=message.k,
@@ -67,7 +80,18 @@ def read_wanted(message: pb.SearchRequest | pb.SearchBatchRequest) -> Wanted:
         grouping=_GROUPING[message.grouping],
         attributes=tuple(message.attributes),
         minimum_coverage=message.minimum_coverage,
+        restriction=_read_restriction(message),
+        min_recall=message.min_recall if message.HasField("min_recall") else None,
+        priority=_PRIORITY[message.priority],
     )
+
+
+def _read_restriction(message: pb.SearchRequest | pb.SearchBatchRequest | pb.ExplainRequest) -> Restriction:
+    crowding = None
+    if message.HasField("crowding"):
+        crowding = Crowding(column=message.crowding.column, at_most=message.crowding.at_most)
+    wanted = read_filter(message.filter) if message.HasField("filter") else None
+    return Restriction(filter=wanted, crowding=crowding)
 
 
 def read_ids(message: pb.ScoreRequest) -> I64 | list[EntityId]:
@@ -83,7 +107,7 @@ def write_search(answer: SearchAnswer) -> pb.SearchResponse:
     """One answer."""
     return pb.SearchResponse(
         candidates=[_write_ranking(ranking) for ranking in answer.rankings],
-        sources=[_write_source(source) for source in answer.sources],
+        sources=[write_source(source) for source in answer.sources],
         query_space_id=answer.query_space_id,
         timings=_write_timings(answer.timings),
     )
@@ -100,7 +124,7 @@ def write_score(answer: ScoreAnswer) -> pb.ScoreResponse:
     return pb.ScoreResponse(
         scores=answer.scores.tolist(),
         found=answer.found.tolist(),
-        source=_write_source(answer.source),
+        source=write_source(answer.source),
         query_space_id=answer.query_space_id,
         timings=_write_timings(answer.timings),
     )
@@ -121,6 +145,9 @@ def write_description(description: Description) -> pb.DescribeResponse:
             max_message_bytes=limits.max_message_bytes,
             max_candidates=limits.max_candidates,
         ),
+        live_recall=[pb.LiveRecall(**asdict(measured)) for measured in description.live_recall],
+        leaves=[pb.LeafState(**asdict(leaf)) for leaf in description.leaves],
+        pressure=description.pressure,
     )
 
 
@@ -163,7 +190,8 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _write_source(source: Source) -> pb.Source:
+def write_source(source: Source) -> pb.Source:
+    """What a part of an answer is worth."""
     return pb.Source(
         entity_type=source.entity_type,
         generation=source.generation,
@@ -174,6 +202,9 @@ def _write_source(source: Source) -> pb.Source:
         recall_at_100=source.recall_at_100,
         degraded=source.degraded,
         rows=source.rows,
+        matches=source.matches,
+        gave_way=source.gave_way,
+        expected_recall=source.expected_recall,
     )
 
 
@@ -212,6 +243,7 @@ def _write_generation(described: GenerationDescription) -> pb.GenerationDescript
                 recall_at_100=point.recall_at_100,
                 p50_ms=point.p50_ms,
                 p95_ms=point.p95_ms,
+                filter_band=point.filter_band,
             )
             for point in manifest.frontier
         ],

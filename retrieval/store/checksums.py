@@ -43,9 +43,15 @@ def list_files(root: Path) -> list[str]:
     return sorted(name for name in found if name != MANIFEST_FILE)
 
 
-def findings(root: Path, expected: Mapping[str, FileEntry], *, threads: int = 4) -> dict[str, str]:
-    """What is wrong with each file of a generation, empty when all is well: file name -> one phrase."""
-    present = set(list_files(root))
+def findings(
+    root: Path, expected: Mapping[str, FileEntry], *, threads: int = 4, without: frozenset[str] = frozenset()
+) -> dict[str, str]:
+    """What is wrong with each file of a generation, empty when all is well: file name -> one phrase.
+
+    without: folders that are passed over.
+    """
+    expected = {name: entry for name, entry in expected.items() if name.split("/")[0] not in without}
+    present = {name for name in list_files(root) if name.split("/")[0] not in without}
     wrong = {name: "missing" for name in expected if name not in present}
     wrong.update(dict.fromkeys(present - set(expected), "not in the manifest"))
     checkable = []
@@ -69,9 +75,14 @@ def findings(root: Path, expected: Mapping[str, FileEntry], *, threads: int = 4)
     return dict(sorted(wrong.items()))
 
 
-def verify(root: Path, expected: Mapping[str, FileEntry], *, threads: int = 4) -> None:
-    """DamagedData naming every bad file unless all files are exactly what the manifest says."""
-    wrong = findings(root, expected, threads=threads)
+def verify(
+    root: Path, expected: Mapping[str, FileEntry], *, threads: int = 4, without: frozenset[str] = frozenset()
+) -> None:
+    """DamagedData naming every bad file unless all files are exactly what the manifest says.
+
+    without: folders that are passed over, whatever is or is not in them.
+    """
+    wrong = findings(root, expected, threads=threads, without=without)
     if wrong:
         raise DamagedData(
             f"generation {root.name} is damaged: "

@@ -53,20 +53,29 @@ class Generation:
 
     path: Path
     manifest: Manifest
+    only: frozenset[str] | None = None  # names of the shards that were checked and are opened; None for all
 
     @classmethod
-    def open(cls, path: Path, *, threads: int = 4) -> Generation:
-        """Read the manifest, verify every file; StoreError when there is none, DamagedData when one byte is off."""
+    def open(cls, path: Path, *, threads: int = 4, only: frozenset[str] | None = None) -> Generation:
+        """Read the manifest, verify every file; StoreError when there is none, DamagedData when one byte is off.
+
+        only: names of shards; the files of the others are neither read nor needed.
+        """
         manifest = read_manifest(path)
-        checksums.verify(path, manifest.files, threads=threads)
-        return cls(path=path, manifest=manifest)
+        if only is None:
+            checksums.verify(path, manifest.files, threads=threads)
+        else:
+            others = frozenset(shard.name for shard in manifest.shards) - only
+            checksums.verify(path, manifest.files, threads=threads, without=others)
+        return cls(path=path, manifest=manifest, only=only)
 
     @property
     def shards(self) -> list[ShardFiles]:
-        """The shards in the manifest's order."""
+        """The shards in the manifest's order, of those that were checked."""
         return [
             ShardFiles(path=self.path / shard.name, manifest=shard, id_type=self.manifest.id_type)
             for shard in self.manifest.shards
+            if self.only is None or shard.name in self.only
         ]
 
 

@@ -111,9 +111,14 @@ class Store:
         """Manifest of a published generation, itself checked; the files it names are not."""
         return read_manifest(self.generation_path(entity_type, generation))
 
-    def open(self, entity_type: str, generation: str, *, threads: int = 4) -> Generation:
-        """The generation with every byte verified; NoGeneration, StoreError or DamagedData otherwise."""
-        return Generation.open(self.generation_path(entity_type, generation), threads=threads)
+    def open(
+        self, entity_type: str, generation: str, *, threads: int = 4, only: frozenset[str] | None = None
+    ) -> Generation:
+        """The generation with every byte verified; NoGeneration, StoreError or DamagedData otherwise.
+
+        only: see `Generation.open`.
+        """
+        return Generation.open(self.generation_path(entity_type, generation), threads=threads, only=only)
 
     def next_id(self, entity_type: str, plan_digest: str) -> str:
         """Id for a new generation: a running number, which orders generations without a clock, and the plan's hash."""

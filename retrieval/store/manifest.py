@@ -17,6 +17,7 @@ from retrieval.types import IdType, IndexKind, Metric, VectorDtype
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+FILTER_BANDS = (0.5, 0.1, 0.01, 0.001)  # shares of the rows that a filter allows, for which efforts are measured
 
 
 class _Record(BaseModel):
@@ -43,7 +44,11 @@ class Quarantine(_Record):
 
 
 class FrontierPoint(_Record):
-    """Measured worth of one effort on held-out queries: recall against exact float32 search, latency of one query."""
+    """Measured worth of one effort on held-out queries: recall against exact float32 search, latency of one query.
+
+    filter_band: share of the rows, drawn at random, that a filter allowed; None without a filter. shards: how many, the
+    largest, were searched one after another for these figures; None for all of the generation.
+    """
 
     params: dict[str, Any]
     recall_at_10: float = Field(ge=0, le=1)
@@ -51,6 +56,8 @@ class FrontierPoint(_Record):
     p50_ms: float = Field(ge=0)
     p95_ms: float = Field(ge=0)
     queries: int = Field(ge=1)
+    filter_band: float | None = Field(default=None, gt=0, lt=1)
+    shards: int | None = Field(default=None, ge=1)
 
 
 class ScanCrossover(_Record):

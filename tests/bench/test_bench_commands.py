@@ -15,7 +15,7 @@ def test_a_measurement_takes_the_arguments_that_all_gives_it(name: str, capsys: 
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(module).main([*arguments, "--help"])
     assert ended.value.code == 0
-    assert "--rows" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("usage: ")
 
 
 def test_a_small_measurement_ends_with_its_figures(capsys: pytest.CaptureFixture[str]) -> None:

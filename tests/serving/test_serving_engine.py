@@ -208,7 +208,7 @@ class BrokenShard:
     def __init__(self, shard: LocalShard) -> None:
         self.name, self.rows, self.kind = shard.name, shard.rows, shard.kind
 
-    def search(self, *_: object) -> Hits:
+    def search(self, *_: object, **__: object) -> Hits:
         raise OSError("the disk is gone")
 
     score = vectors = attributes = search

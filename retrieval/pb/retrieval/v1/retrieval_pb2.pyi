@@ -7,10 +7,17 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    INTERACTIVE: _ClassVar[Priority]
+    BATCH: _ClassVar[Priority]
+
 class Grouping(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     MERGED: _ClassVar[Grouping]
     BY_ENTITY_TYPE: _ClassVar[Grouping]
+INTERACTIVE: Priority
+BATCH: Priority
 MERGED: Grouping
 BY_ENTITY_TYPE: Grouping
 
@@ -52,8 +59,79 @@ class Effort(_message.Message):
     rescore: int
     def __init__(self, ef: _Optional[int] = ..., nprobe: _Optional[int] = ..., rescore: _Optional[int] = ...) -> None: ...
 
+class Filter(_message.Message):
+    __slots__ = ("equal", "range", "all_of", "any_of", "negated")
+    EQUAL_FIELD_NUMBER: _ClassVar[int]
+    IN_FIELD_NUMBER: _ClassVar[int]
+    RANGE_FIELD_NUMBER: _ClassVar[int]
+    ALL_OF_FIELD_NUMBER: _ClassVar[int]
+    ANY_OF_FIELD_NUMBER: _ClassVar[int]
+    NEGATED_FIELD_NUMBER: _ClassVar[int]
+    equal: Equal
+    range: Range
+    all_of: FilterList
+    any_of: FilterList
+    negated: Filter
+    def __init__(self, equal: _Optional[_Union[Equal, _Mapping]] = ..., range: _Optional[_Union[Range, _Mapping]] = ..., all_of: _Optional[_Union[FilterList, _Mapping]] = ..., any_of: _Optional[_Union[FilterList, _Mapping]] = ..., negated: _Optional[_Union[Filter, _Mapping]] = ..., **kwargs) -> None: ...
+
+class FilterList(_message.Message):
+    __slots__ = ("filters",)
+    FILTERS_FIELD_NUMBER: _ClassVar[int]
+    filters: _containers.RepeatedCompositeFieldContainer[Filter]
+    def __init__(self, filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ...) -> None: ...
+
+class Value(_message.Message):
+    __slots__ = ("string_value", "int_value", "float_value", "bool_value")
+    STRING_VALUE_FIELD_NUMBER: _ClassVar[int]
+    INT_VALUE_FIELD_NUMBER: _ClassVar[int]
+    FLOAT_VALUE_FIELD_NUMBER: _ClassVar[int]
+    BOOL_VALUE_FIELD_NUMBER: _ClassVar[int]
+    string_value: str
+    int_value: int
+    float_value: float
+    bool_value: bool
+    def __init__(self, string_value: _Optional[str] = ..., int_value: _Optional[int] = ..., float_value: _Optional[float] = ..., bool_value: _Optional[bool] = ...) -> None: ...
+
+class Equal(_message.Message):
+    __slots__ = ("column", "value")
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    column: str
+    value: Value
+    def __init__(self, column: _Optional[str] = ..., value: _Optional[_Union[Value, _Mapping]] = ...) -> None: ...
+
+class In(_message.Message):
+    __slots__ = ("column", "values")
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    column: str
+    values: _containers.RepeatedCompositeFieldContainer[Value]
+    def __init__(self, column: _Optional[str] = ..., values: _Optional[_Iterable[_Union[Value, _Mapping]]] = ...) -> None: ...
+
+class Range(_message.Message):
+    __slots__ = ("column", "at_least", "above", "at_most", "below")
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    AT_LEAST_FIELD_NUMBER: _ClassVar[int]
+    ABOVE_FIELD_NUMBER: _ClassVar[int]
+    AT_MOST_FIELD_NUMBER: _ClassVar[int]
+    BELOW_FIELD_NUMBER: _ClassVar[int]
+    column: str
+    at_least: Value
+    above: Value
+    at_most: Value
+    below: Value
+    def __init__(self, column: _Optional[str] = ..., at_least: _Optional[_Union[Value, _Mapping]] = ..., above: _Optional[_Union[Value, _Mapping]] = ..., at_most: _Optional[_Union[Value, _Mapping]] = ..., below: _Optional[_Union[Value, _Mapping]] = ...) -> None: ...
+
+class Crowding(_message.Message):
+    __slots__ = ("column", "at_most")
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    AT_MOST_FIELD_NUMBER: _ClassVar[int]
+    column: str
+    at_most: int
+    def __init__(self, column: _Optional[str] = ..., at_most: _Optional[int] = ...) -> None: ...
+
 class SearchRequest(_message.Message):
-    __slots__ = ("query", "entity_types", "k", "effort", "grouping", "attributes", "minimum_coverage")
+    __slots__ = ("query", "entity_types", "k", "effort", "grouping", "attributes", "minimum_coverage", "filter", "min_recall", "crowding", "priority")
     QUERY_FIELD_NUMBER: _ClassVar[int]
     ENTITY_TYPES_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
@@ -61,6 +139,10 @@ class SearchRequest(_message.Message):
     GROUPING_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     MINIMUM_COVERAGE_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    MIN_RECALL_FIELD_NUMBER: _ClassVar[int]
+    CROWDING_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     query: Query
     entity_types: _containers.RepeatedScalarFieldContainer[str]
     k: int
@@ -68,10 +150,14 @@ class SearchRequest(_message.Message):
     grouping: Grouping
     attributes: _containers.RepeatedScalarFieldContainer[str]
     minimum_coverage: float
-    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., entity_types: _Optional[_Iterable[str]] = ..., k: _Optional[int] = ..., effort: _Optional[_Union[Effort, _Mapping]] = ..., grouping: _Optional[_Union[Grouping, str]] = ..., attributes: _Optional[_Iterable[str]] = ..., minimum_coverage: _Optional[float] = ...) -> None: ...
+    filter: Filter
+    min_recall: float
+    crowding: Crowding
+    priority: Priority
+    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., entity_types: _Optional[_Iterable[str]] = ..., k: _Optional[int] = ..., effort: _Optional[_Union[Effort, _Mapping]] = ..., grouping: _Optional[_Union[Grouping, str]] = ..., attributes: _Optional[_Iterable[str]] = ..., minimum_coverage: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., min_recall: _Optional[float] = ..., crowding: _Optional[_Union[Crowding, _Mapping]] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
 
 class SearchBatchRequest(_message.Message):
-    __slots__ = ("queries", "entity_types", "k", "effort", "grouping", "attributes", "minimum_coverage")
+    __slots__ = ("queries", "entity_types", "k", "effort", "grouping", "attributes", "minimum_coverage", "filter", "min_recall", "crowding", "priority")
     QUERIES_FIELD_NUMBER: _ClassVar[int]
     ENTITY_TYPES_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
@@ -79,6 +165,10 @@ class SearchBatchRequest(_message.Message):
     GROUPING_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     MINIMUM_COVERAGE_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    MIN_RECALL_FIELD_NUMBER: _ClassVar[int]
+    CROWDING_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     queries: _containers.RepeatedCompositeFieldContainer[Query]
     entity_types: _containers.RepeatedScalarFieldContainer[str]
     k: int
@@ -86,7 +176,11 @@ class SearchBatchRequest(_message.Message):
     grouping: Grouping
     attributes: _containers.RepeatedScalarFieldContainer[str]
     minimum_coverage: float
-    def __init__(self, queries: _Optional[_Iterable[_Union[Query, _Mapping]]] = ..., entity_types: _Optional[_Iterable[str]] = ..., k: _Optional[int] = ..., effort: _Optional[_Union[Effort, _Mapping]] = ..., grouping: _Optional[_Union[Grouping, str]] = ..., attributes: _Optional[_Iterable[str]] = ..., minimum_coverage: _Optional[float] = ...) -> None: ...
+    filter: Filter
+    min_recall: float
+    crowding: Crowding
+    priority: Priority
+    def __init__(self, queries: _Optional[_Iterable[_Union[Query, _Mapping]]] = ..., entity_types: _Optional[_Iterable[str]] = ..., k: _Optional[int] = ..., effort: _Optional[_Union[Effort, _Mapping]] = ..., grouping: _Optional[_Union[Grouping, str]] = ..., attributes: _Optional[_Iterable[str]] = ..., minimum_coverage: _Optional[float] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., min_recall: _Optional[float] = ..., crowding: _Optional[_Union[Crowding, _Mapping]] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
 
 class Attribute(_message.Message):
     __slots__ = ("name", "json_values")
@@ -113,7 +207,7 @@ class Candidates(_message.Message):
     def __init__(self, entity_type: _Optional[str] = ..., int64_ids: _Optional[_Iterable[int]] = ..., string_ids: _Optional[_Iterable[str]] = ..., scores: _Optional[_Iterable[float]] = ..., source_index: _Optional[_Iterable[int]] = ..., attributes: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ...) -> None: ...
 
 class Source(_message.Message):
-    __slots__ = ("entity_type", "generation", "space_id", "coverage", "effort", "recall_at_10", "recall_at_100", "degraded", "rows")
+    __slots__ = ("entity_type", "generation", "space_id", "coverage", "effort", "recall_at_10", "recall_at_100", "degraded", "rows", "matches", "gave_way", "expected_recall")
     ENTITY_TYPE_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     SPACE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +217,9 @@ class Source(_message.Message):
     RECALL_AT_100_FIELD_NUMBER: _ClassVar[int]
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
+    MATCHES_FIELD_NUMBER: _ClassVar[int]
+    GAVE_WAY_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_RECALL_FIELD_NUMBER: _ClassVar[int]
     entity_type: str
     generation: str
     space_id: str
@@ -132,7 +229,10 @@ class Source(_message.Message):
     recall_at_100: float
     degraded: _containers.RepeatedScalarFieldContainer[str]
     rows: int
-    def __init__(self, entity_type: _Optional[str] = ..., generation: _Optional[str] = ..., space_id: _Optional[str] = ..., coverage: _Optional[float] = ..., effort: _Optional[_Union[Effort, _Mapping]] = ..., recall_at_10: _Optional[float] = ..., recall_at_100: _Optional[float] = ..., degraded: _Optional[_Iterable[str]] = ..., rows: _Optional[int] = ...) -> None: ...
+    matches: int
+    gave_way: str
+    expected_recall: float
+    def __init__(self, entity_type: _Optional[str] = ..., generation: _Optional[str] = ..., space_id: _Optional[str] = ..., coverage: _Optional[float] = ..., effort: _Optional[_Union[Effort, _Mapping]] = ..., recall_at_10: _Optional[float] = ..., recall_at_100: _Optional[float] = ..., degraded: _Optional[_Iterable[str]] = ..., rows: _Optional[int] = ..., matches: _Optional[int] = ..., gave_way: _Optional[str] = ..., expected_recall: _Optional[float] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("encode_ns", "search_ns", "merge_ns", "total_ns")
@@ -202,6 +302,72 @@ class ScoreResponse(_message.Message):
     timings: Timings
     def __init__(self, scores: _Optional[_Iterable[float]] = ..., found: _Optional[_Iterable[bool]] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., query_space_id: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
 
+class ExplainRequest(_message.Message):
+    __slots__ = ("query", "entity", "k", "effort", "filter", "min_recall", "crowding")
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    ENTITY_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    EFFORT_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    MIN_RECALL_FIELD_NUMBER: _ClassVar[int]
+    CROWDING_FIELD_NUMBER: _ClassVar[int]
+    query: Query
+    entity: EntityRef
+    k: int
+    effort: Effort
+    filter: Filter
+    min_recall: float
+    crowding: Crowding
+    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., entity: _Optional[_Union[EntityRef, _Mapping]] = ..., k: _Optional[int] = ..., effort: _Optional[_Union[Effort, _Mapping]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., min_recall: _Optional[float] = ..., crowding: _Optional[_Union[Crowding, _Mapping]] = ...) -> None: ...
+
+class ShardExplanation(_message.Message):
+    __slots__ = ("shard", "held", "allowed", "score", "rank", "returned", "list_rank", "nprobe", "approximate_rank", "pool", "shard_k", "row")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    ALLOWED_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    RETURNED_FIELD_NUMBER: _ClassVar[int]
+    LIST_RANK_FIELD_NUMBER: _ClassVar[int]
+    NPROBE_FIELD_NUMBER: _ClassVar[int]
+    APPROXIMATE_RANK_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    SHARD_K_FIELD_NUMBER: _ClassVar[int]
+    ROW_FIELD_NUMBER: _ClassVar[int]
+    shard: str
+    held: bool
+    allowed: bool
+    score: float
+    rank: int
+    returned: bool
+    list_rank: int
+    nprobe: int
+    approximate_rank: int
+    pool: int
+    shard_k: int
+    row: int
+    def __init__(self, shard: _Optional[str] = ..., held: _Optional[bool] = ..., allowed: _Optional[bool] = ..., score: _Optional[float] = ..., rank: _Optional[int] = ..., returned: _Optional[bool] = ..., list_rank: _Optional[int] = ..., nprobe: _Optional[int] = ..., approximate_rank: _Optional[int] = ..., pool: _Optional[int] = ..., shard_k: _Optional[int] = ..., row: _Optional[int] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ("verdict", "reason", "score", "exact_rank", "rank", "shard", "source", "query_space_id")
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    EXACT_RANK_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    QUERY_SPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    verdict: str
+    reason: str
+    score: float
+    exact_rank: int
+    rank: int
+    shard: ShardExplanation
+    source: Source
+    query_space_id: str
+    def __init__(self, verdict: _Optional[str] = ..., reason: _Optional[str] = ..., score: _Optional[float] = ..., exact_rank: _Optional[int] = ..., rank: _Optional[int] = ..., shard: _Optional[_Union[ShardExplanation, _Mapping]] = ..., source: _Optional[_Union[Source, _Mapping]] = ..., query_space_id: _Optional[str] = ...) -> None: ...
+
 class DescribeRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -218,19 +384,53 @@ class ShardDescription(_message.Message):
     build_params_json: str
     def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., rows: _Optional[int] = ..., build_params_json: _Optional[str] = ...) -> None: ...
 
+class LiveRecall(_message.Message):
+    __slots__ = ("entity_type", "effort_json", "filter_band", "answers", "k", "recall", "low", "high")
+    ENTITY_TYPE_FIELD_NUMBER: _ClassVar[int]
+    EFFORT_JSON_FIELD_NUMBER: _ClassVar[int]
+    FILTER_BAND_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    RECALL_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    entity_type: str
+    effort_json: str
+    filter_band: str
+    answers: int
+    k: int
+    recall: float
+    low: float
+    high: float
+    def __init__(self, entity_type: _Optional[str] = ..., effort_json: _Optional[str] = ..., filter_band: _Optional[str] = ..., answers: _Optional[int] = ..., k: _Optional[int] = ..., recall: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
+
+class LeafState(_message.Message):
+    __slots__ = ("target", "state", "shards", "last_error")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    state: str
+    shards: _containers.RepeatedScalarFieldContainer[str]
+    last_error: str
+    def __init__(self, target: _Optional[str] = ..., state: _Optional[str] = ..., shards: _Optional[_Iterable[str]] = ..., last_error: _Optional[str] = ...) -> None: ...
+
 class FrontierPoint(_message.Message):
-    __slots__ = ("params_json", "recall_at_10", "recall_at_100", "p50_ms", "p95_ms")
+    __slots__ = ("params_json", "recall_at_10", "recall_at_100", "p50_ms", "p95_ms", "filter_band")
     PARAMS_JSON_FIELD_NUMBER: _ClassVar[int]
     RECALL_AT_10_FIELD_NUMBER: _ClassVar[int]
     RECALL_AT_100_FIELD_NUMBER: _ClassVar[int]
     P50_MS_FIELD_NUMBER: _ClassVar[int]
     P95_MS_FIELD_NUMBER: _ClassVar[int]
+    FILTER_BAND_FIELD_NUMBER: _ClassVar[int]
     params_json: str
     recall_at_10: float
     recall_at_100: float
     p50_ms: float
     p95_ms: float
-    def __init__(self, params_json: _Optional[str] = ..., recall_at_10: _Optional[float] = ..., recall_at_100: _Optional[float] = ..., p50_ms: _Optional[float] = ..., p95_ms: _Optional[float] = ...) -> None: ...
+    filter_band: float
+    def __init__(self, params_json: _Optional[str] = ..., recall_at_10: _Optional[float] = ..., recall_at_100: _Optional[float] = ..., p50_ms: _Optional[float] = ..., p95_ms: _Optional[float] = ..., filter_band: _Optional[float] = ...) -> None: ...
 
 class GenerationDescription(_message.Message):
     __slots__ = ("entity_type", "generation", "space_id", "metric", "d", "id_type", "rows", "shards", "frontier", "attributes", "refused")
@@ -273,15 +473,215 @@ class Limits(_message.Message):
     def __init__(self, max_k: _Optional[int] = ..., max_text_characters: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_candidates: _Optional[int] = ...) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("version", "query_space_id", "compatible_space_ids", "generations", "limits")
+    __slots__ = ("version", "query_space_id", "compatible_space_ids", "generations", "limits", "live_recall", "leaves", "pressure")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     QUERY_SPACE_ID_FIELD_NUMBER: _ClassVar[int]
     COMPATIBLE_SPACE_IDS_FIELD_NUMBER: _ClassVar[int]
     GENERATIONS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    LIVE_RECALL_FIELD_NUMBER: _ClassVar[int]
+    LEAVES_FIELD_NUMBER: _ClassVar[int]
+    PRESSURE_FIELD_NUMBER: _ClassVar[int]
     version: str
     query_space_id: str
     compatible_space_ids: _containers.RepeatedScalarFieldContainer[str]
     generations: _containers.RepeatedCompositeFieldContainer[GenerationDescription]
     limits: Limits
-    def __init__(self, version: _Optional[str] = ..., query_space_id: _Optional[str] = ..., compatible_space_ids: _Optional[_Iterable[str]] = ..., generations: _Optional[_Iterable[_Union[GenerationDescription, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    live_recall: _containers.RepeatedCompositeFieldContainer[LiveRecall]
+    leaves: _containers.RepeatedCompositeFieldContainer[LeafState]
+    pressure: str
+    def __init__(self, version: _Optional[str] = ..., query_space_id: _Optional[str] = ..., compatible_space_ids: _Optional[_Iterable[str]] = ..., generations: _Optional[_Iterable[_Union[GenerationDescription, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., live_recall: _Optional[_Iterable[_Union[LiveRecall, _Mapping]]] = ..., leaves: _Optional[_Iterable[_Union[LeafState, _Mapping]]] = ..., pressure: _Optional[str] = ...) -> None: ...
+
+class Part(_message.Message):
+    __slots__ = ("entity_type", "generation", "shards")
+    ENTITY_TYPE_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    entity_type: str
+    generation: str
+    shards: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, entity_type: _Optional[str] = ..., generation: _Optional[str] = ..., shards: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SearchShardsRequest(_message.Message):
+    __slots__ = ("part", "vectors", "queries", "space_id", "k", "effort", "filter", "crowding_column", "priority", "crowding_at_most")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    QUERIES_FIELD_NUMBER: _ClassVar[int]
+    SPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    EFFORT_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    CROWDING_COLUMN_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    CROWDING_AT_MOST_FIELD_NUMBER: _ClassVar[int]
+    part: Part
+    vectors: bytes
+    queries: int
+    space_id: str
+    k: int
+    effort: Effort
+    filter: Filter
+    crowding_column: str
+    priority: Priority
+    crowding_at_most: int
+    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., vectors: _Optional[bytes] = ..., queries: _Optional[int] = ..., space_id: _Optional[str] = ..., k: _Optional[int] = ..., effort: _Optional[_Union[Effort, _Mapping]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., crowding_column: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., crowding_at_most: _Optional[int] = ...) -> None: ...
+
+class ShardHits(_message.Message):
+    __slots__ = ("shard", "int64_ids", "string_ids", "rows", "scores", "bounds", "matches", "crowd", "failure")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    INT64_IDS_FIELD_NUMBER: _ClassVar[int]
+    STRING_IDS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    BOUNDS_FIELD_NUMBER: _ClassVar[int]
+    MATCHES_FIELD_NUMBER: _ClassVar[int]
+    CROWD_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    shard: str
+    int64_ids: bytes
+    string_ids: _containers.RepeatedScalarFieldContainer[str]
+    rows: bytes
+    scores: bytes
+    bounds: bytes
+    matches: int
+    crowd: bytes
+    failure: str
+    def __init__(self, shard: _Optional[str] = ..., int64_ids: _Optional[bytes] = ..., string_ids: _Optional[_Iterable[str]] = ..., rows: _Optional[bytes] = ..., scores: _Optional[bytes] = ..., bounds: _Optional[bytes] = ..., matches: _Optional[int] = ..., crowd: _Optional[bytes] = ..., failure: _Optional[str] = ...) -> None: ...
+
+class SearchShardsResponse(_message.Message):
+    __slots__ = ("hits",)
+    HITS_FIELD_NUMBER: _ClassVar[int]
+    hits: _containers.RepeatedCompositeFieldContainer[ShardHits]
+    def __init__(self, hits: _Optional[_Iterable[_Union[ShardHits, _Mapping]]] = ...) -> None: ...
+
+class ScoreShardsRequest(_message.Message):
+    __slots__ = ("part", "vectors", "queries", "space_id", "int64_ids", "string_ids")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    QUERIES_FIELD_NUMBER: _ClassVar[int]
+    SPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    INT64_IDS_FIELD_NUMBER: _ClassVar[int]
+    STRING_IDS_FIELD_NUMBER: _ClassVar[int]
+    part: Part
+    vectors: bytes
+    queries: int
+    space_id: str
+    int64_ids: bytes
+    string_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., vectors: _Optional[bytes] = ..., queries: _Optional[int] = ..., space_id: _Optional[str] = ..., int64_ids: _Optional[bytes] = ..., string_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ShardScores(_message.Message):
+    __slots__ = ("shard", "scores", "found", "failure")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    shard: str
+    scores: bytes
+    found: bytes
+    failure: str
+    def __init__(self, shard: _Optional[str] = ..., scores: _Optional[bytes] = ..., found: _Optional[bytes] = ..., failure: _Optional[str] = ...) -> None: ...
+
+class ScoreShardsResponse(_message.Message):
+    __slots__ = ("scores",)
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    scores: _containers.RepeatedCompositeFieldContainer[ShardScores]
+    def __init__(self, scores: _Optional[_Iterable[_Union[ShardScores, _Mapping]]] = ...) -> None: ...
+
+class FetchVectorsRequest(_message.Message):
+    __slots__ = ("part", "int64_ids", "string_ids")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    INT64_IDS_FIELD_NUMBER: _ClassVar[int]
+    STRING_IDS_FIELD_NUMBER: _ClassVar[int]
+    part: Part
+    int64_ids: bytes
+    string_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., int64_ids: _Optional[bytes] = ..., string_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ShardVectors(_message.Message):
+    __slots__ = ("shard", "vectors", "found", "failure")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    shard: str
+    vectors: bytes
+    found: bytes
+    failure: str
+    def __init__(self, shard: _Optional[str] = ..., vectors: _Optional[bytes] = ..., found: _Optional[bytes] = ..., failure: _Optional[str] = ...) -> None: ...
+
+class FetchVectorsResponse(_message.Message):
+    __slots__ = ("vectors",)
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    vectors: _containers.RepeatedCompositeFieldContainer[ShardVectors]
+    def __init__(self, vectors: _Optional[_Iterable[_Union[ShardVectors, _Mapping]]] = ...) -> None: ...
+
+class FetchAttributesRequest(_message.Message):
+    __slots__ = ("part", "rows", "columns")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    part: Part
+    rows: bytes
+    columns: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., rows: _Optional[bytes] = ..., columns: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class FetchAttributesResponse(_message.Message):
+    __slots__ = ("table",)
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    table: bytes
+    def __init__(self, table: _Optional[bytes] = ...) -> None: ...
+
+class ExplainShardsRequest(_message.Message):
+    __slots__ = ("part", "vector", "space_id", "int64_id", "string_id", "k", "effort", "filter", "score", "crowding")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    VECTOR_FIELD_NUMBER: _ClassVar[int]
+    SPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    INT64_ID_FIELD_NUMBER: _ClassVar[int]
+    STRING_ID_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    EFFORT_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    CROWDING_FIELD_NUMBER: _ClassVar[int]
+    part: Part
+    vector: bytes
+    space_id: str
+    int64_id: bytes
+    string_id: str
+    k: int
+    effort: Effort
+    filter: Filter
+    score: float
+    crowding: Crowding
+    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., vector: _Optional[bytes] = ..., space_id: _Optional[str] = ..., int64_id: _Optional[bytes] = ..., string_id: _Optional[str] = ..., k: _Optional[int] = ..., effort: _Optional[_Union[Effort, _Mapping]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., score: _Optional[float] = ..., crowding: _Optional[_Union[Crowding, _Mapping]] = ...) -> None: ...
+
+class ExplainShardsResponse(_message.Message):
+    __slots__ = ("explanations",)
+    EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
+    explanations: _containers.RepeatedCompositeFieldContainer[ShardExplanation]
+    def __init__(self, explanations: _Optional[_Iterable[_Union[ShardExplanation, _Mapping]]] = ...) -> None: ...
+
+class DescribeShardsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ServedPart(_message.Message):
+    __slots__ = ("part", "manifest_json", "columns", "schema")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_JSON_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    part: Part
+    manifest_json: str
+    columns: _containers.RepeatedScalarFieldContainer[str]
+    schema: bytes
+    def __init__(self, part: _Optional[_Union[Part, _Mapping]] = ..., manifest_json: _Optional[str] = ..., columns: _Optional[_Iterable[str]] = ..., schema: _Optional[bytes] = ...) -> None: ...
+
+class DescribeShardsResponse(_message.Message):
+    __slots__ = ("version", "parts")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    parts: _containers.RepeatedCompositeFieldContainer[ServedPart]
+    def __init__(self, version: _Optional[str] = ..., parts: _Optional[_Iterable[_Union[ServedPart, _Mapping]]] = ...) -> None: ...

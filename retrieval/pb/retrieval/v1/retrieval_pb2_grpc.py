@@ -54,6 +54,11 @@ class RetrievalStub:
                 request_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ScoreRequest.SerializeToString,
                 response_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ScoreResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/retrieval.v1.Retrieval/Explain',
+                request_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ExplainResponse.FromString,
+                _registered_method=True)
         self.Describe = channel.unary_unary(
                 '/retrieval.v1.Retrieval/Describe',
                 request_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.DescribeRequest.SerializeToString,
@@ -92,6 +97,13 @@ class RetrievalServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Why an entity is not among the candidates of a query, or where it ranks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Describe(self, request, context):
         """What is served: generations, spaces, shards, limits.
         """
@@ -121,6 +133,11 @@ def add_RetrievalServicer_to_server(servicer, server):
                     servicer.Score,
                     request_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ScoreRequest.FromString,
                     response_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ScoreResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ExplainRequest.FromString,
+                    response_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ExplainResponse.SerializeToString,
             ),
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
@@ -247,6 +264,33 @@ class Retrieval:
             _registered_method=True)
 
     @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retrieval.v1.Retrieval/Explain',
+            retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ExplainRequest.SerializeToString,
+            retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Describe(request,
             target,
             options=(),
@@ -263,6 +307,301 @@ class Retrieval:
             '/retrieval.v1.Retrieval/Describe',
             retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.DescribeRequest.SerializeToString,
             retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.DescribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class ShardStub:
+    """A leaf's part of the work: some shards of the live generations, asked by a broker. Scores are exact, rows are numbers
+    inside a shard, and every call names the generation it is meant for: a leaf that serves another one refuses it.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.SearchShards = channel.unary_unary(
+                '/retrieval.v1.Shard/SearchShards',
+                request_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.SearchShardsRequest.SerializeToString,
+                response_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.SearchShardsResponse.FromString,
+                _registered_method=True)
+        self.ScoreShards = channel.unary_unary(
+                '/retrieval.v1.Shard/ScoreShards',
+                request_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ScoreShardsRequest.SerializeToString,
+                response_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ScoreShardsResponse.FromString,
+                _registered_method=True)
+        self.FetchVectors = channel.unary_unary(
+                '/retrieval.v1.Shard/FetchVectors',
+                request_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.FetchVectorsRequest.SerializeToString,
+                response_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.FetchVectorsResponse.FromString,
+                _registered_method=True)
+        self.FetchAttributes = channel.unary_unary(
+                '/retrieval.v1.Shard/FetchAttributes',
+                request_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.FetchAttributesRequest.SerializeToString,
+                response_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.FetchAttributesResponse.FromString,
+                _registered_method=True)
+        self.ExplainShards = channel.unary_unary(
+                '/retrieval.v1.Shard/ExplainShards',
+                request_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ExplainShardsRequest.SerializeToString,
+                response_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ExplainShardsResponse.FromString,
+                _registered_method=True)
+        self.DescribeShards = channel.unary_unary(
+                '/retrieval.v1.Shard/DescribeShards',
+                request_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.DescribeShardsRequest.SerializeToString,
+                response_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.DescribeShardsResponse.FromString,
+                _registered_method=True)
+
+
+class ShardServicer:
+    """A leaf's part of the work: some shards of the live generations, asked by a broker. Scores are exact, rows are numbers
+    inside a shard, and every call names the generation it is meant for: a leaf that serves another one refuses it.
+    """
+
+    def SearchShards(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScoreShards(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FetchVectors(self, request, context):
+        """Stored vectors of entities.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FetchAttributes(self, request, context):
+        """Attribute columns of rows that a search gave.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainShards(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeShards(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ShardServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'SearchShards': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchShards,
+                    request_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.SearchShardsRequest.FromString,
+                    response_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.SearchShardsResponse.SerializeToString,
+            ),
+            'ScoreShards': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScoreShards,
+                    request_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ScoreShardsRequest.FromString,
+                    response_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ScoreShardsResponse.SerializeToString,
+            ),
+            'FetchVectors': grpc.unary_unary_rpc_method_handler(
+                    servicer.FetchVectors,
+                    request_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.FetchVectorsRequest.FromString,
+                    response_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.FetchVectorsResponse.SerializeToString,
+            ),
+            'FetchAttributes': grpc.unary_unary_rpc_method_handler(
+                    servicer.FetchAttributes,
+                    request_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.FetchAttributesRequest.FromString,
+                    response_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.FetchAttributesResponse.SerializeToString,
+            ),
+            'ExplainShards': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainShards,
+                    request_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ExplainShardsRequest.FromString,
+                    response_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ExplainShardsResponse.SerializeToString,
+            ),
+            'DescribeShards': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeShards,
+                    request_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.DescribeShardsRequest.FromString,
+                    response_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.DescribeShardsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'retrieval.v1.Shard', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('retrieval.v1.Shard', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Shard:
+    """A leaf's part of the work: some shards of the live generations, asked by a broker. Scores are exact, rows are numbers
+    inside a shard, and every call names the generation it is meant for: a leaf that serves another one refuses it.
+    """
+
+    @staticmethod
+    def SearchShards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retrieval.v1.Shard/SearchShards',
+            retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.SearchShardsRequest.SerializeToString,
+            retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.SearchShardsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScoreShards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retrieval.v1.Shard/ScoreShards',
+            retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ScoreShardsRequest.SerializeToString,
+            retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ScoreShardsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchVectors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retrieval.v1.Shard/FetchVectors',
+            retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.FetchVectorsRequest.SerializeToString,
+            retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.FetchVectorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchAttributes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retrieval.v1.Shard/FetchAttributes',
+            retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.FetchAttributesRequest.SerializeToString,
+            retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.FetchAttributesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainShards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retrieval.v1.Shard/ExplainShards',
+            retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ExplainShardsRequest.SerializeToString,
+            retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ExplainShardsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeShards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retrieval.v1.Shard/DescribeShards',
+            retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.DescribeShardsRequest.SerializeToString,
+            retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.DescribeShardsResponse.FromString,
             options,
             channel_credentials,
             insecure,
