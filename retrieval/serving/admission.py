@@ -1,8 +1,9 @@
 """Admission: so many calls at work at once, so many waiting, and a quick no to the rest.
 
 Interactive calls go first; a waiting batch call gets at least every n-th turn, so it is late but not starved. A call
-whose time is over before its turn is never started. A refusal tells when to come again, from the time that calls took
-lately. Knows nothing about gRPC, queries or efforts.
+that would not be answered within its time, by the time that calls took lately, is refused at once or when its turn
+comes: work on answers that come too late is how an overloaded server ends up giving none. A refusal tells when to come
+again. Knows nothing about gRPC, queries or efforts.
 """
 
 from __future__ import annotations
@@ -96,13 +97,13 @@ class Admission:
         """Wait for a turn and hold it.
 
         remaining_s: time the caller still has, None for any. check_alive raises once nobody waits. Raises Overloaded
-        when the queue is full, and what check_alive raises; Overloaded too for a time that is over when it does not.
+        when the queue is full, when the time does not reach for the wait and the work, and what check_alive raises.
         """
         began = self._clock()
         if self._ladder is not None and priority is Priority.BATCH and self._ladder.step is Step.SHED_BATCH:
             with self._lock:
                 self._refuse("batch calls are shed while the server is under pressure")
-        ticket = self._enter(priority)
+        ticket = self._enter(priority, remaining_s())
         if ticket is not None:
             self._wait(ticket, priority, remaining_s, check_alive)
         started = self._clock()
@@ -134,7 +135,7 @@ class Admission:
         with self._lock:
             return self._waiting() == 0 and self._at_work < self._limit
 
-    def _enter(self, priority: Priority) -> _Ticket | None:
+    def _enter(self, priority: Priority, remaining_s: float | None) -> _Ticket | None:
         with self._lock:
             if self._at_work < self._limit and self._waiting() == 0:
                 self._at_work += 1
@@ -145,6 +146,9 @@ class Admission:
                 self._refuse()
             if priority is Priority.BATCH and len(self._queues[priority]) >= max(1, most // 2):
                 self._refuse()
+            ahead = self._waiting() if priority is Priority.BATCH else len(self._queues[priority])
+            if remaining_s is not None and self._mean_s * (1 + (ahead + 1) / self._limit) > remaining_s:
+                self._refuse(f"{ahead} calls wait already, which takes longer than this one's deadline leaves")
             ticket = _Ticket()
             self._queues[priority].append(ticket)
             return ticket
@@ -162,6 +166,9 @@ class Admission:
                 remaining = remaining_s()
                 if ticket.turn.wait(_POLL_S if remaining is None else max(0.0, min(_POLL_S, remaining))):
                     check_alive()  # a turn that comes too late is handed on
+                    remaining = remaining_s()
+                    if remaining is not None and remaining < self._mean_s:
+                        raise Overloaded("the turn came too late for this call's deadline", retry_after_ms=1)
                     return
                 check_alive()
                 if remaining is not None and remaining <= 0:

@@ -297,3 +297,40 @@ def test_a_full_server_refuses_with_a_hint_and_still_describes_itself(made: Tiny
     finally:
         server.stop(0).wait(5)
         engine.close()
+
+
+def test_a_call_that_could_not_be_answered_in_time_is_refused_at_once(pool: ThreadPoolExecutor) -> None:
+    clock = Clock()
+    admission = Admission(1, AdmissionSettings(max_queue=8), clock=clock)
+    release = threading.Event()
+
+    def hold() -> None:
+        with admission.turn():
+            clock.now += 1.0  # calls take a second: the mean goes from 10 ms to 59.5
+            release.wait(10)
+
+    first = pool.submit(hold)
+    while admission.stats().at_work == 0:
+        time.sleep(0.001)
+    release.set()
+    first.result(10)
+    release.clear()
+    second = pool.submit(hold)
+    while admission.stats().at_work == 0:
+        time.sleep(0.001)
+    with (
+        pytest.raises(Overloaded, match=r"0 calls wait already, which takes longer than this one's deadline leaves"),
+        admission.turn(remaining_s=lambda: 0.1),
+    ):
+        raise AssertionError("never started")
+    patient = pool.submit(lambda: admission.turn(remaining_s=lambda: 5.0).__enter__())
+    wait_until_waiting(admission, 1)
+    release.set()
+    second.result(10)
+    patient.result(10)
+
+
+def test_an_idle_server_takes_a_call_however_little_time_it_has() -> None:
+    admission = Admission(1, AdmissionSettings(max_queue=1))
+    with admission.turn(remaining_s=lambda: 1e-6):
+        assert admission.stats().at_work == 1
