@@ -42,6 +42,8 @@ for _name, (_module, _line, _) in MEASUREMENTS.items():
 
 # trains for most of an hour on data that is not shipped, so it is no part of `all`
 _add("unified", "bench.unified.main", "Train and measure every study of the unified model, and write the report.")
+# builds 500,000 rows and searches for a rate: ten minutes by itself
+_add("load", "bench.load", "Open-loop load on a server: saturation, latency, overload.")
 
 
 @app.command(name="all", help="Every measurement at a size that takes minutes.")

@@ -33,7 +33,7 @@ class AdmissionSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_queue: int = Field(
-        default=64,
+        default=8,
         ge=0,
         le=4_096,
         description="calls that wait for a turn, each in a thread of its own; longer queues only make answers late",

@@ -33,7 +33,8 @@ class ServingSettings(BaseModel):
         0,
         ge=0,
         le=1_024,
-        description="calls at work at once; 0 takes twice the cores, so that cheap calls do not wait behind deep ones",
+        description="calls at work at once in each worker; 0 takes twice its share of the cores, so that cheap "
+        "calls do not wait behind deep ones",
     )
     shard_threads: int = Field(
         0,

@@ -34,6 +34,7 @@ from retrieval.serving.text_path import TextPath
 from retrieval.serving.threads import search_pool
 
 _SPARE_THREADS = 8
+_UNSEEN_CALLS = 256  # in gRPC's own queue: bounds memory; refused there, a call gets no hint when to come again
 
 
 class Server:
@@ -55,7 +56,7 @@ class Server:
         self._share_port = share_port
         self._tls = None if settings.tls_certificate is None else TlsReloader(settings)
         self.operations = Operations(engine, settings, self._tls)
-        threads = settings.threads or 2 * (os.cpu_count() or 1)
+        threads = settings.threads or max(2, 2 * (os.cpu_count() or 1) // settings.workers)
         self._health = health.HealthServicer()
         options: list[tuple[str, Any]] = [
             # twice the limit gets as far as the service, which refuses it with a sentence; more is cut off here
@@ -70,8 +71,14 @@ class Server:
             engine.live.wait_for(self.admission.is_idle)
         watch_load(self.operations.metrics, self.admission, engine)
         # every call at work or waiting has a thread, and some are left to refuse, to describe and to tell the health
-        pool = search_pool(threads + settings.admission.max_queue + _SPARE_THREADS, "call")
-        self._server = grpc.server(pool, interceptors=[self.operations.gate], options=options)
+        size = threads + settings.admission.max_queue + _SPARE_THREADS
+        self._server = grpc.server(
+            search_pool(size, "call"),
+            interceptors=[self.operations.gate],
+            options=options,
+            # gRPC queues what its threads cannot take: beyond a number it refuses by itself
+            maximum_concurrent_rpcs=size + _UNSEEN_CALLS,
+        )
         own = RetrievalService(
             engine, max_answer_bytes=settings.max_answer_bytes, admission=self.admission
         ).generic_handler()

@@ -59,10 +59,9 @@ class PackedBert:
         states = self._words[ids] + self._positions[places]
         states = functional.layer_norm(states, (width,), *self._norm, self._eps).bfloat16()
         for joint, attended, norm_1, inner, outer, norm_2 in self._layers:
-            context = self._attend(functional.linear(states, *joint), shapes)
-            states = functional.layer_norm(functional.linear(context, *attended) + states, (width,), *norm_1, self._eps)
-            hidden = functional.gelu(functional.linear(states, *inner))
-            states = functional.layer_norm(functional.linear(hidden, *outer) + states, (width,), *norm_2, self._eps)
+            context = self._attend(joint(states), shapes)
+            states = functional.layer_norm(attended(context) + states, (width,), *norm_1, self._eps)
+            states = functional.layer_norm(outer(functional.gelu(inner(states))) + states, (width,), *norm_2, self._eps)
         sizes = [texts * length for texts, length in shapes]
         parts = states.float().split(sizes)  # type: ignore[no-untyped-call]
         return torch.cat(
@@ -79,11 +78,44 @@ class PackedBert:
         return torch.cat(out)
 
 
-def _layer(state: dict[str, Tensor], prefix: str) -> tuple[tuple[Tensor, Tensor], ...]:
-    def pair(name: str) -> tuple[Tensor, Tensor]:
+class _Linear:
+    """A linear layer in bfloat16 whose weight lies in the order that oneDNN multiplies in, where torch offers that.
+
+    Without it every call reorders the whole weight again, which for one short text takes longer than the product.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self._weight, self._bias, self._ordered = weight, bias, False
+        # private names of torch: in a release without them, the plain product serves
+        operators = torch.ops.mkldnn
+        try:
+            ordered = operators._reorder_linear_weight(weight)
+            operators._linear_pointwise(weight[:1], ordered, bias, "none", [], "")
+        except (AttributeError, RuntimeError, TypeError):
+            return
+        self._weight, self._ordered = ordered, True
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """[n, in] -> [n, out], bfloat16."""
+        if not self._ordered:
+            return functional.linear(states, self._weight, self._bias)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(states, self._weight, self._bias, "none", [], "")
+        return product
+
+
+_Pair = tuple[Tensor, Tensor]
+
+
+def _layer(state: dict[str, Tensor], prefix: str) -> tuple[_Linear, _Linear, _Pair, _Linear, _Linear, _Pair]:
+    def pair(name: str) -> _Pair:
         return state[f"{prefix}{name}.weight"].bfloat16(), state[f"{prefix}{name}.bias"].bfloat16()
 
     parts = [pair(f"attention.self.{name}") for name in ("query", "key", "value")]
-    joint = torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts])
-    names = ("attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense")
-    return (joint, *(pair(name) for name in names), pair("output.LayerNorm"))
+    return (
+        _Linear(torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts])),
+        _Linear(*pair("attention.output.dense")),
+        pair("attention.output.LayerNorm"),
+        _Linear(*pair("intermediate.dense")),
+        _Linear(*pair("output.dense")),
+        pair("output.LayerNorm"),
+    )

@@ -4,12 +4,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from tiny_tower import tiny_encoder
 
 from retrieval import catalogue
 from retrieval.errors import InvalidParams
 from retrieval.towers import encoder as encoder_module
 from retrieval.towers.encoder import Precision
+from retrieval.towers.packed_bert import _Linear
 from retrieval.types import F32
 
 QUERIES = sorted(set(catalogue.judgments().column("query").to_pylist()))
@@ -57,3 +59,13 @@ def test_auto_keeps_float32_where_bfloat16_is_refused(monkeypatch: pytest.Monkey
 def test_an_unknown_precision_is_named() -> None:
     with pytest.raises(InvalidParams, match="precision = 'int8' is not acceptable: choose auto, float32, bfloat16"):
         tiny_encoder().computing_in("int8")
+
+
+def test_a_torch_without_ordered_weights_gives_the_same_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight, bias, states = (torch.randn(shape, generator=generator).bfloat16() for shape in ((48, 32), (48,), (7, 32)))
+    ordered = _Linear(weight, bias)(states)
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    plain = _Linear(weight, bias)
+    assert not plain._ordered
+    torch.testing.assert_close(plain(states), ordered, atol=0.02, rtol=0.02)
