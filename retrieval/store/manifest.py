@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from retrieval.errors import DamagedData
 from retrieval.types import IdType, IndexKind, Metric, VectorDtype
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 is read too: fields that it lacks have defaults
 MANIFEST_FILE = "manifest.json"
 FILTER_BANDS = (0.5, 0.1, 0.01, 0.001)  # shares of the rows that a filter allows, for which efforts are measured
 
@@ -47,7 +47,8 @@ class FrontierPoint(_Record):
     """Measured worth of one effort on held-out queries: recall against exact float32 search, latency of one query.
 
     filter_band: share of the rows, drawn at random, that a filter allowed; None without a filter. shards: how many, the
-    largest, were searched one after another for these figures; None for all of the generation.
+    largest, were searched one after another for these figures; None for all of the generation. query_kind: "real" for
+    queries given to the build, "items" for perturbed items. recall_at_1000: None where it was not measured.
     """
 
     params: dict[str, Any]
@@ -58,6 +59,8 @@ class FrontierPoint(_Record):
     queries: int = Field(ge=1)
     filter_band: float | None = Field(default=None, gt=0, lt=1)
     shards: int | None = Field(default=None, ge=1)
+    recall_at_1000: float | None = Field(default=None, ge=0, le=1)
+    query_kind: Literal["", "real", "items"] = ""
 
 
 class ScanCrossover(_Record):
@@ -78,13 +81,17 @@ class ScanCrossover(_Record):
 
 
 class ShardManifest(_Record):
-    """One shard: its folder, rows, kind and the builder's own report."""
+    """One shard: its folder, rows, kind and the builder's own report.
+
+    input_sha256: over the rows, parameters and versions it was built from; the same input gives the same files.
+    """
 
     name: str = Field(pattern=r"^shard-\d{5}$")
     rows: int = Field(ge=1)
     kind: IndexKind
     build_params: dict[str, Any]
     report: dict[str, Any] = Field(default_factory=dict)
+    input_sha256: str = ""
 
 
 class Manifest(_Record):
@@ -114,6 +121,11 @@ class Manifest(_Record):
     warnings: list[str] = Field(default_factory=list)
     library_versions: dict[str, str]
     created_at: str
+    content_sha256: str = ""  # over names and SHA-256 of `files`: the same inputs and seeds give the same one
+    fast: bool = False  # built with several threads a shard: quicker, and not the same bytes again
+    approved: str | None = None  # why a person published it although the gate said no
+    gate: dict[str, Any] = Field(default_factory=dict)  # what the gate measured against the parent
+    delta_position: int = Field(default=0, ge=0)  # writes of the delta up to this one are in the shards
     files: dict[str, FileEntry]
 
     def to_bytes(self) -> bytes:

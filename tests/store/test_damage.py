@@ -83,6 +83,6 @@ def test_missing_added_and_renamed(generations, tmp_path):
 
 
 def test_a_newer_schema_is_told_apart_from_damage(generations):
-    data = (generations[0] / "manifest.json").read_bytes().replace(b'"schema_version": 1', b'"schema_version": 2')
-    with pytest.raises(DamagedData, match="has schema version 2, this program reads up to 1"):
+    data = (generations[0] / "manifest.json").read_bytes().replace(b'"schema_version": 2', b'"schema_version": 3')
+    with pytest.raises(DamagedData, match="has schema version 3, this program reads up to 2"):
         Manifest.from_bytes(data, where="m")
