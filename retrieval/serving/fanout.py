@@ -146,6 +146,8 @@ def merge_hits(hits: Sequence[Hits | None], query: int, k: int, crowding: Crowdi
     if not parts:
         nothing = np.zeros(0, np.int32)
         return Merged(ids=nothing.astype(np.int64), scores=nothing.astype(np.float32), shards=nothing, rows=nothing)
+    if len(parts) == 1 and crowding is None and (only := _untied(*parts[0], k)) is not None:
+        return only
     numbers, ids, scores, rows = zip(*parts, strict=True)
     all_ids, all_scores = np.concatenate(ids), np.concatenate(scores)
     crowd = None
@@ -171,6 +173,13 @@ def merge_hits(hits: Sequence[Hits | None], query: int, k: int, crowding: Crowdi
         rows=np.concatenate(rows)[order],
         crowd=crowd,
     )
+
+
+def _untied(number: int, ids: AnyArray, scores: F32, rows: I32, k: int) -> Merged | None:
+    """What one shard found, which is its own merge where no two scores are equal: it is sorted, an id is in it once."""
+    if len(scores) > 1 and not (scores[:-1] > scores[1:]).all():
+        return None
+    return Merged(ids=ids[:k], scores=scores[:k], shards=np.full(min(len(scores), k), number, np.int32), rows=rows[:k])
 
 
 def merge_order(ids: AnyArray, scores: F32, k: int) -> AnyArray:
