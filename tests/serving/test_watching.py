@@ -159,6 +159,20 @@ def test_calls_leave_lines_that_a_collector_reads(
     assert bad["request_id"] in bad["message"]
 
 
+def test_under_overload_few_refusals_have_a_line_and_the_rest_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    now = 100.0
+    write = logs.call_log("all", clock=lambda: now)
+    assert write is not None
+    for status in ["RESOURCE_EXHAUSTED"] * 500 + ["INTERNAL"] * 2 + ["OK"] * 30:
+        write(CallRecord(service="s", method="m", request_id="x", status=status))
+    lines = [each.getMessage() for each in caplog.records]
+    assert [sum(status in line for line in lines) for status in ("RESOURCE_EXHAUSTED", "INTERNAL", "OK")] == [10, 2, 30]
+    now += 1
+    write(CallRecord(service="s", method="m", request_id="x", status="RESOURCE_EXHAUSTED"))
+    assert "490 more calls ended so before this one" in caplog.records[-1].getMessage()
+
+
 def test_lines_written_during_a_call_carry_its_id() -> None:
     record = CallRecord(service="s", method="m", request_id="here")
     token = observing._current.set(record)
