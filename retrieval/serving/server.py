@@ -34,7 +34,9 @@ from retrieval.serving.text_path import TextPath
 from retrieval.serving.threads import search_pool
 
 _SPARE_THREADS = 8
-_UNSEEN_CALLS = 256  # in gRPC's own queue: bounds memory; refused there, a call gets no hint when to come again
+_UNSEEN_CALLS = (
+    32  # in gRPC's own queue, where calls only grow old; refused there, a call gets no hint when to come again
+)
 
 
 class Server:
@@ -85,7 +87,9 @@ class Server:
         services = [(SERVICE, own), *more]
         if settings.role == "shard":
             # part of a generation, which would pass for all of it if it answered callers itself
-            leaf = LeafService(engine.served, max_message_bytes=2 * settings.max_message_bytes)
+            leaf = LeafService(
+                engine.served, max_message_bytes=2 * settings.max_message_bytes, admission=self.admission
+            )
             services = [(SHARD_SERVICE, leaf.generic_handler()), *more]
         self._server.add_generic_rpc_handlers(tuple(handler for _, handler in services))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
