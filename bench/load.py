@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         target = chosen.target or server.target  # type: ignore[union-attr]
         out = stack.enter_context(open(chosen.out, "w", encoding="utf-8")) if chosen.out else None
         bench = Bench(target, server, chosen, out)
-        served = describe(target)
+        served = describe(target, ef=chosen.ef)
         print(f"{served.line()}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.2f}", flush=True)
         figures: dict[str, Any] = {"target": target, "cores": os.cpu_count(), **asdict(served)}
         if chosen.checkpoint is None and not chosen.texts:
@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--texts", type=Path, help="query texts, one a line, most frequent first; with --target they are searched")
     add("--zipf", type=float, default=1.0, help="exponent of how often a text is searched; 0 for all alike")
     add("--k", type=int, default=100)
+    add("--ef", type=int, help="of hnsw; heavy searches show what overload does where the calls alone cost little")
     add("--connections", type=int, default=8, help="one connection stays with one worker, so several per worker")
     add("--realtime", action="store_true", help="the sender goes before all other work, on a machine that has some")
     add("--rate", type=float, help="calls a second: measure only this, with constant and Poisson arrivals")
@@ -100,8 +101,14 @@ def _parser() -> argparse.ArgumentParser:
 def _check(chosen: argparse.Namespace) -> None:
     check_load(chosen.rate or chosen.start_rate, chosen.seconds)
     check_load(chosen.start_rate, chosen.warm_up)
-    for name, low, high in [("connections", 1, 1_000), ("k", 1, 10_000), ("workers", 1, 256), ("rows", 1_000, 10**9)]:
-        if not low <= (value := getattr(chosen, name)) <= high:
+    for name, low, high in [
+        ("connections", 1, 1_000),
+        ("k", 1, 10_000),
+        ("workers", 1, 256),
+        ("rows", 1_000, 10**9),
+        ("ef", 1, 10_000),
+    ]:
+        if (value := getattr(chosen, name)) is not None and not low <= value <= high:
             raise InvalidParams(f"--{name} {value} is not acceptable: give {low:,} to {high:,}")
     check_zipf(chosen.zipf)
     for name in ("p99_ms", "deadline_ms"):

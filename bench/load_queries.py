@@ -37,14 +37,15 @@ class ServedType:
     rows: int
     shards: int
     kind: str
+    ef: int | None = None  # asked of every search; None leaves it to the server
 
     def line(self) -> str:
         """For people."""
         return f"{self.entity_type} {self.generation}: {self.rows:,} x {self.d}, {self.shards} {self.kind} shards"
 
 
-def describe(target: str) -> ServedType:
-    """What the server at `target` serves. Raises Unavailable when it does not answer or serves nothing."""
+def describe(target: str, *, ef: int | None = None) -> ServedType:
+    """What the server at `target` serves, and the ef of the searches; Unavailable when it does not answer or serve."""
     with grpc.insecure_channel(target) as channel:
         try:
             found = _stub(channel).Describe(pb.DescribeRequest(), timeout=10)
@@ -61,6 +62,7 @@ def describe(target: str) -> ServedType:
         rows=first.rows,
         shards=len(first.shards),
         kind=first.shards[0].kind if first.shards else "",
+        ef=ef,
     )
 
 
@@ -110,7 +112,9 @@ def vectors_of(target: str, texts: Sequence[str]) -> F32:
 
 
 def _request(query: pb.Query, served: ServedType, k: int) -> bytes:
-    data: bytes = pb.SearchRequest(query=query, entity_types=[served.entity_type], k=k).SerializeToString()
+    effort = None if served.ef is None else pb.Effort(ef=served.ef)
+    request = pb.SearchRequest(query=query, entity_types=[served.entity_type], k=k, effort=effort)
+    data: bytes = request.SerializeToString()
     return data
 
 
