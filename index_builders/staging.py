@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import RetrievalError, StoreError
+from retrieval.store.folder import fsync as fsync
+from retrieval.store.folder import write_bytes
 
 _CHUNK_BYTES = 1 << 22
 
@@ -117,28 +119,13 @@ def writing(target: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` under a temporary name, fsync, rename, fsync the folder."""
-    temporary = temporary_name(path)
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    fsync(path.parent)
+    """Write `data` under a temporary name, fsync, rename, fsync the folder; after an OSError it is as it was."""
+    write_bytes(path, data)
 
 
 def temporary_name(path: Path) -> Path:
     """Where `path` is written before it has its name."""
     return path.with_name(path.name + ".tmp")
-
-
-def fsync(path: Path) -> None:
-    """Flush a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def hash_file(path: Path) -> str:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from index_builders.staging import fsync, hash_file, temporary_name, write_atomically, writing
 from retrieval.errors import InvalidArgument
+from retrieval.store.folder import UNFINISHED
 
 PLAN_FILE = "_enrich.json"
 RECORDS = "_records"
@@ -48,13 +49,13 @@ class PartFolder:
         with writing(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
             plan_file = self.out / PLAN_FILE
-            if found is None and any(entry != temporary_name(plan_file) for entry in self.out.iterdir()):
+            if found is None and any(not entry.name.endswith(UNFINISHED) for entry in self.out.iterdir()):
                 raise InvalidArgument(f"{self.out} holds files that are no texts of entities: choose another folder")
             if found is None:  # the first file of all: whatever else is there belongs to a plan
                 content = {**plan, "digest": self.digest}
                 write_atomically(plan_file, json.dumps(content, indent=1, sort_keys=True).encode())
             (self.out / RECORDS).mkdir(exist_ok=True)
-            for leftover in [*self.out.glob("*.tmp"), *self.out.glob(f"{RECORDS}/*.tmp")]:
+            for leftover in [*self.out.glob(f"*{UNFINISHED}"), *self.out.glob(f"{RECORDS}/*{UNFINISHED}")]:
                 leftover.unlink(missing_ok=True)
 
     def finished(self, number: int) -> dict[str, Any] | None:

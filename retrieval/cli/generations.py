@@ -1,10 +1,9 @@
-"""`retrieval generations`, `publish`, `rollback`, `check`: what a store holds, what is live, whether it is whole."""
+"""`retrieval generations`, `publish`, `rollback`: what a store holds, what is live, and which one is to be."""
 
 from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,22 +11,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from index_builders.check import check_generation
-from retrieval.errors import NoGeneration, RetrievalError, StoreError
-from retrieval.store import Store
-
-_StorePath = Annotated[Path, typer.Argument(help="The store.")]
-_EntityType = Annotated[str, typer.Argument(help="The entity type.")]
-_Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")]
+from retrieval.cli.progress import progress_printer
+from retrieval.cli.stores import Cache, EntityType, Json, StoreWhere, open_mirror, open_store
+from retrieval.errors import DamagedData, NoGeneration, RetrievalError, StoreError
+from retrieval.store import RemoteStore, Store
 
 
 def generations(
-    store: _StorePath,
+    store: StoreWhere,
     entity_type: Annotated[str | None, typer.Argument(help="The entity type; all if left out.")] = None,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """List the generations of a store, oldest first; * marks the live one."""
-    house = Store(store)
+    house = open_store(store)
     if entity_type is not None and entity_type not in house.entity_types():
         known = ", ".join(house.entity_types()) or "none"
         raise NoGeneration(f"{store} has no entity type {entity_type!r}; there are: {known}")
@@ -59,52 +55,49 @@ def generations(
         print(json.dumps({"generations": rows}))
 
 
-def publish(store: _StorePath, entity_type: _EntityType, generation: str, as_json: _Json = False) -> None:
-    """Make a generation the live one, after checking every byte of it."""
-    house = Store(store)
-    house.open(entity_type, generation)
-    house.publish(entity_type, generation)
+def publish(
+    store: StoreWhere, entity_type: EntityType, generation: str, cache: Cache = None, as_json: Json = False
+) -> None:
+    """Make a generation the live one, after checking every byte of it; from --cache it is sent to a URL first."""
+    with progress_printer(f"publish {entity_type}") as progress:
+        house = open_store(store, progress)
+        if isinstance(house, Store):
+            house.open(entity_type, generation)
+            house.publish(entity_type, generation)
+        elif cache is not None and generation not in house.generations(entity_type):
+            mirror = open_mirror(store, cache, progress)
+            with mirror.lease(entity_type, owner="publish") as lease:
+                mirror.push(entity_type, generation)
+                mirror.move_pointer(entity_type, generation, lease=lease)
+        else:
+            wrong = house.findings(entity_type, generation)
+            if wrong:
+                found = "; ".join(f"{name} {finding}" for name, finding in wrong.items())
+                raise DamagedData(f"generation {generation} in {store} is damaged: {found}; publish another")
+            house.move_pointer(entity_type, generation)
     _say_live(entity_type, generation, as_json)
 
 
-def rollback(store: _StorePath, entity_type: _EntityType, as_json: _Json = False) -> None:
-    """Make the generation before the live one live again."""
-    _say_live(entity_type, Store(store).rollback(entity_type), as_json)
+def rollback(store: StoreWhere, entity_type: EntityType, as_json: Json = False) -> None:
+    """Make the newest good generation before the live one live again; every byte of it is checked first."""
+    with progress_printer(f"rollback {entity_type}") as progress:
+        generation = open_store(store, progress).rollback(entity_type)
+    _say_live(entity_type, generation, as_json)
 
 
-def check(
-    store: _StorePath,
-    entity_type: _EntityType,
-    generation: Annotated[str | None, typer.Argument(help="Generation; the live one if left out.")] = None,
-    as_json: _Json = False,
-) -> None:
-    """Check every checksum and the structure of a generation; exit code 1 if anything is off."""
-    house = Store(store)
-    name = generation or house.current(entity_type)
-    verdicts = check_generation(house.generation_path(entity_type, name))
-    for verdict in verdicts:
-        print(f"{'ok  ' if verdict.good else 'BAD '} {verdict.name}{'' if verdict.good else ': ' + verdict.finding}")
-    bad = {verdict.name: verdict.finding for verdict in verdicts if not verdict.good}
-    print(f"generation {name} of {entity_type}: " + (f"{len(bad)} findings" if bad else "whole"))
-    if as_json:
-        print(json.dumps({"generation": name, "good": not bad, "findings": bad, "checked": len(verdicts)}))
-    if bad:
-        raise typer.Exit(1)
-
-
-def _describe_all(house: Store, entity_type: str) -> list[dict[str, Any]]:
+def _describe_all(house: Store | RemoteStore, entity_type: str) -> list[dict[str, Any]]:
     try:
         live = house.current(entity_type)
     except NoGeneration:
         live = ""
     except StoreError as error:
         # which one is live cannot be known, but their names are what mends it
-        print(f"{error}: retrieval publish {house.root} {entity_type} GENERATION", file=sys.stderr)
+        print(f"{error}: retrieval publish {_where(house)} {entity_type} GENERATION", file=sys.stderr)
         live = ""
     return [_describe(house, entity_type, name, name == live) for name in house.generations(entity_type)]
 
 
-def _describe(house: Store, entity_type: str, generation: str, live: bool) -> dict[str, Any]:
+def _describe(house: Store | RemoteStore, entity_type: str, generation: str, live: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"entity_type": entity_type, "generation": generation, "live": live}
     try:
         manifest = house.manifest(entity_type, generation)
@@ -127,6 +120,10 @@ def _describe(house: Store, entity_type: str, generation: str, live: bool) -> di
         "size_bytes": sum(entry.size_bytes for entry in manifest.files.values()),
         "created_at": manifest.created_at,
     }
+
+
+def _where(house: Store | RemoteStore) -> str:
+    return house.url if isinstance(house, RemoteStore) else str(house.root)
 
 
 def _say_live(entity_type: str, generation: str, as_json: bool) -> None:

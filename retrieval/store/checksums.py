@@ -7,6 +7,7 @@ in silence. Files are hashed side by side, since hashlib releases the interprete
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,8 +39,17 @@ def sha256_files(root: Path, names: Iterable[str], *, threads: int = 4) -> dict[
 
 
 def list_files(root: Path) -> list[str]:
-    """Every file below `root` but the manifest, as sorted relative POSIX paths."""
-    found = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    """Every file below `root` but the manifest, as sorted relative POSIX paths; StoreError for an unreadable folder."""
+
+    def unreadable(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    try:
+        paths = [Path(folder, name) for folder, _, names in os.walk(root, onerror=unreadable) for name in names]
+        found = [path.relative_to(root).as_posix() for path in paths if path.is_file()]
+    except OSError as error:
+        raise StoreError(f"cannot read {error.filename or root}: {error.strerror}") from error
     return sorted(name for name in found if name != MANIFEST_FILE)
 
 

@@ -3,6 +3,8 @@
     STORE/<entity_type>/CURRENT              name of the live generation
     STORE/<entity_type>/generations/<id>/    immutable once it has this name
     STORE/<entity_type>/staging/<plan>/      a build at work; never read by servers
+    STORE/<entity_type>/fetching/<id>/       a generation on its way from a URL; see `mirror`
+    STORE/<entity_type>/lease.json           who may publish; see `lease`
 
 A generation appears by renaming a complete, fsynced folder; it goes live by replacing CURRENT. Both are atomic, so a
 crash at any instant leaves the old generation serving. Knows nothing about index kinds.
@@ -13,15 +15,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from contextlib import suppress
 from pathlib import Path
+from types import EllipsisType
 
 from retrieval.errors import DamagedData, InvalidArgument, NoGeneration, StoreError
+from retrieval.store.folder import UNFINISHED, FolderPlace, fsync, reading
 from retrieval.store.generation import Generation, read_manifest
 from retrieval.store.manifest import Manifest
+from retrieval.store.pointer import GENERATION_NAME, Checked, move_pointer, read_pointer
 
+STAGING, FETCHING = "staging", "fetching"
+BUILD_LOCK = "build.lock"  # held by flock while a build of the entity type is at work
 _ENTITY_TYPE = re.compile(r"[a-z][a-z0-9_]{0,62}")
-_GENERATION = re.compile(r"[0-9]{6}-[0-9a-f]{8}")
 
 
 def check_entity_type(value: str) -> str:
@@ -55,13 +60,11 @@ class Store:
 
     def _looks_like_a_store(self) -> bool:
         """Empty folders of entity types count: a build killed in its first moment leaves one."""
-        try:
+        with reading(self.root):
             return bool(self.entity_types()) or all(
                 _ENTITY_TYPE.fullmatch(child.name) and child.is_dir() and not any(child.iterdir())
                 for child in self.root.iterdir()
             )
-        except OSError as error:
-            raise StoreError(f"cannot read store {self.root}: {error.strerror}") from error
 
     def prepare(self, entity_type: str) -> Path:
         """Make the folders of an entity type and return its home; the first thing that a build does."""
@@ -69,40 +72,38 @@ class Store:
             self._generations(entity_type).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot create {self._generations(entity_type)}: {error.strerror}") from error
-        return self._home(entity_type)
+        return self.home(entity_type)
 
     def entity_types(self) -> list[str]:
         """Entity types that have a folder of generations."""
-        return sorted(
-            child.name
-            for child in self.root.iterdir()
-            if _ENTITY_TYPE.fullmatch(child.name) and (child / "generations").is_dir()
-        )
+        with reading(self.root):
+            return sorted(
+                child.name
+                for child in self.root.iterdir()
+                if _ENTITY_TYPE.fullmatch(child.name) and (child / "generations").is_dir()
+            )
 
     def generations(self, entity_type: str) -> list[str]:
         """Published generation ids, oldest first."""
         folder = self._generations(entity_type)
-        if not folder.is_dir():
-            return []
-        return sorted(child.name for child in folder.iterdir() if _GENERATION.fullmatch(child.name))
+        with reading(folder):
+            if not folder.is_dir():
+                return []
+            return sorted(child.name for child in folder.iterdir() if GENERATION_NAME.fullmatch(child.name))
 
     def current(self, entity_type: str) -> str:
         """Id of the live generation; NoGeneration when nothing is published."""
-        pointer = self._home(entity_type) / "CURRENT"
-        try:
-            name = pointer.read_text().strip()
-        except FileNotFoundError:
-            raise NoGeneration(f"nothing is published for entity type {entity_type!r} in {self.root}") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise StoreError(f"cannot read {pointer}: {error}") from error
-        if not _GENERATION.fullmatch(name):
-            raise StoreError(f"{pointer} does not name a generation: {name!r}; publish one to mend it")
+        name, _ = read_pointer(FolderPlace(self.home(entity_type)))
+        if name is None:
+            raise NoGeneration(f"nothing is published for entity type {entity_type!r} in {self.root}")
         return name
 
     def generation_path(self, entity_type: str, generation: str) -> Path:
         """Folder of a published generation; NoGeneration when there is none of that name."""
         path = self._generations(entity_type) / generation
-        if not _GENERATION.fullmatch(generation) or not path.is_dir():
+        with reading(path):
+            there = GENERATION_NAME.fullmatch(generation) is not None and path.is_dir()
+        if not there:
             known = ", ".join(self.generations(entity_type)) or "none"
             raise NoGeneration(f"no generation {generation!r} of {entity_type!r} in {self.root}; there are: {known}")
         return path
@@ -128,7 +129,7 @@ class Store:
 
     def staging(self, entity_type: str, plan_digest: str) -> Path:
         """Folder where the build of one plan works and where a later run finds it again."""
-        return self._home(entity_type) / "staging" / plan_digest[:16]
+        return self.home(entity_type) / STAGING / plan_digest[:16]
 
     def admit(self, staged: Path, entity_type: str, generation: str) -> Path:
         """Make a complete staged folder a generation: fsync everything, then one rename. Not yet live."""
@@ -138,31 +139,30 @@ class Store:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             for path in sorted(staged.rglob("*"), reverse=True):
-                _fsync(path)
-            _fsync(staged)
+                fsync(path)
+            fsync(staged)
             os.rename(staged, target)
-            _fsync(target.parent)
-            _fsync(target.parent.parent)
+            fsync(target.parent)
+            fsync(target.parent.parent)
         except OSError as error:
             raise StoreError(f"cannot publish into {target}: {error.strerror}") from error
         return target
 
-    def publish(self, entity_type: str, generation: str) -> None:
-        """Point CURRENT at a generation, atomically and durably."""
+    def publish(
+        self,
+        entity_type: str,
+        generation: str,
+        *,
+        expected: str | EllipsisType | None = ...,
+        lease: Checked | None = None,
+    ) -> None:
+        """Point CURRENT at a generation, atomically and durably; after any error it is as it was.
+
+        expected: what has to be live for the move to happen (None: nothing), else FailedPrecondition; left out,
+        whatever is live is replaced. lease: a `Lease` that is checked right before the move.
+        """
         self.generation_path(entity_type, generation)
-        pointer = self._home(entity_type) / "CURRENT"
-        temporary = pointer.with_name(f"CURRENT.{os.getpid()}.tmp")
-        try:
-            with temporary.open("w") as file:
-                file.write(generation + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, pointer)
-            _fsync(pointer.parent)
-        except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
-            raise StoreError(f"cannot move {pointer} to {generation}: {error.strerror}") from error
+        move_pointer(FolderPlace(self.home(entity_type)), generation, expected=expected, lease=lease)
 
     def rollback(self, entity_type: str) -> str:
         """Point CURRENT at the newest good generation older than the live one; returns its id.
@@ -180,7 +180,7 @@ class Store:
             except (DamagedData, StoreError) as error:
                 damaged.append(str(error))
                 continue
-            self.publish(entity_type, generation)
+            self.publish(entity_type, generation, expected=live)
             return generation
         raise DamagedData(f"no generation of {entity_type!r} older than {live} is good: {' | '.join(damaged)}")
 
@@ -192,32 +192,31 @@ class Store:
         kept = {live, *self.generations(entity_type)[-keep:]}
         removed = [generation for generation in self.generations(entity_type) if generation not in kept]
         for generation in removed:
-            path = self._generations(entity_type) / generation
-            doomed = path.with_name(f".removed-{generation}")
-            try:
-                os.rename(path, doomed)  # gone under its name at once, so that nobody opens a half-deleted folder
-                shutil.rmtree(doomed)
-            except OSError as error:
-                raise StoreError(f"cannot remove generation {path}: {error.strerror}") from error
+            self.remove(entity_type, generation)
         return removed
+
+    def remove(self, entity_type: str, generation: str) -> None:
+        """Delete a generation; it is gone under its name at once, so that nobody opens a half-deleted folder."""
+        path = self.generation_path(entity_type, generation)
+        doomed = path.with_name(f".removed-{generation}")
+        try:
+            shutil.rmtree(doomed, ignore_errors=True)
+            os.rename(path, doomed)
+            shutil.rmtree(doomed)
+        except OSError as error:
+            raise StoreError(f"cannot remove generation {path}: {error.strerror}") from error
 
     def clean(self, entity_type: str) -> None:
         """Remove what a killed publish or removal left behind. Only for the holder of the build lock."""
-        for path in self._home(entity_type).glob("CURRENT.*.tmp"):
-            path.unlink(missing_ok=True)
+        for path in self.home(entity_type).glob(f"*{UNFINISHED}"):
+            if path.is_file():
+                path.unlink(missing_ok=True)
         for path in self._generations(entity_type).glob(".removed-*"):
             shutil.rmtree(path)
 
-    def _home(self, entity_type: str) -> Path:
+    def home(self, entity_type: str) -> Path:
+        """Folder of an entity type, which may not exist yet."""
         return self.root / check_entity_type(entity_type)
 
     def _generations(self, entity_type: str) -> Path:
-        return self._home(entity_type) / "generations"
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return self.home(entity_type) / "generations"
