@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -26,10 +27,18 @@ LEAST_S = 1.0  # also for a build of a moment
 
 
 def measure_bands(
-    parts: Sequence[Part], xq: F32, metric: Metric, ladder: Sequence[SearchParams], *, budget_s: float, seed: int
+    parts: Sequence[Part],
+    xq: F32,
+    metric: Metric,
+    ladder: Sequence[SearchParams],
+    *,
+    budget_s: float,
+    seed: int,
+    query_kind: Literal["", "real", "items"] = "",
 ) -> list[FrontierPoint]:
     """The frontier for queries xq [q, d] in each of `FILTER_BANDS`, widest band first, cheapest effort first.
 
+    query_kind: what the queries are, kept with every figure.
     budget_s: what is not measured when this many seconds are over is left out, whole points only. A band that allows
     no row of the shards searched is left out too.
     """
@@ -54,7 +63,8 @@ def measure_bands(
             if run is None:
                 break
             point = run.point(params, truth)
-            points.append(point.model_copy(update={"filter_band": band, "shards": len(chosen)}))
+            known = {"filter_band": band, "shards": len(chosen), "query_kind": query_kind}
+            points.append(point.model_copy(update=known))
     return points
 
 

@@ -72,6 +72,24 @@ def train(sample: F32, out: Path, *, params: IvfpqBuild, metric: Metric, seed: i
     return path
 
 
+def distortion(trained: Path, sample: F32) -> float:
+    """Mean squared distance of sample float32 [s, d] to the centroids of the lists that its rows fall into."""
+    index = faiss.read_index(str(trained))
+    centroids = np.asarray(index.quantizer.reconstruct_n(0, index.nlist), dtype=np.float32)
+    lists, total = _assign(index, sample), 0.0
+    for start in range(0, len(sample), _BLOCK_ROWS):
+        away = sample[start : start + _BLOCK_ROWS] - centroids[lists[start : start + _BLOCK_ROWS]]
+        total += float(np.einsum("nd,nd->", away, away, dtype=np.float64))
+    return total / len(sample)
+
+
+def empty_copy(index_file: Path, out: Path) -> None:
+    """Write the trained, empty quantizer inside a shard's index file to `out`."""
+    index = faiss.read_index(str(index_file))
+    index.reset()
+    _write_index(index, out)
+
+
 def build_shard(
     vectors: F32,
     out: Path,

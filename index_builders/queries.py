@@ -6,7 +6,9 @@ Knows nothing about indexes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -17,6 +19,25 @@ from retrieval.topk import check_vectors, normalise
 from retrieval.types import F32, AnyArray, Metric
 
 NOISE = 0.3  # norm of the noise added to an item, in units of the item's norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuerySet:
+    """Queries xq float32 [q, d] and what they are: "real" ones that were given, or "items", perturbed."""
+
+    kind: Literal["real", "items"]
+    xq: F32
+
+
+def query_sets(path: Path | None, vectors: Sequence[AnyArray], metric: Metric, count: int, seed: int) -> list[QuerySet]:
+    """The sets to measure with, the one that decides first: real queries of `path` when given, then always items.
+
+    vectors: the rows of every shard, float [n_i, d]. Raises what `read_queries` raises.
+    """
+    items = QuerySet(kind="items", xq=perturbed_items(vectors, metric, count, seed))
+    if path is None:
+        return [items]
+    return [QuerySet(kind="real", xq=read_queries(path, vectors[0].shape[1], metric, count, seed)), items]
 
 
 def read_queries(path: Path, d: int, metric: Metric, count: int, seed: int, column: str = "embedding") -> F32:

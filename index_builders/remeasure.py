@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from index_builders import bands, queries, verify
+from index_builders import bands, frontiers, queries, verify
 from retrieval.store import Generation
 from retrieval.store.generation import ID_COLUMN, VECTORS_FILE, ShardFiles
 
@@ -29,17 +29,19 @@ def remeasure(
     """Recall and latency over the ladder of efforts, and in words what queries and truth they are against."""
     manifest = generation.manifest
     parts = [_part(shard) for shard in generation.shards]
-    if queries_file is not None:
-        xq = queries.read_queries(queries_file, manifest.d, manifest.metric, count, manifest.seed)
-    else:
-        xq = queries.perturbed_items([part.exact() for part in parts], manifest.metric, count, manifest.seed)
+    sets = queries.query_sets(queries_file, [part.exact() for part in parts], manifest.metric, count, manifest.seed)
+    xq = sets[0].xq
     shard = manifest.shards[0]
     ladder = verify.efforts(shard.kind, shard.build_params)
     began = time.perf_counter()
-    measured = verify.measure(parts, xq, manifest.metric, ladder, target_recall=target_recall, progress=progress)
+    measured, frontier = frontiers.measure_frontiers(
+        parts, sets, manifest.metric, ladder, target_recall=target_recall, began=began, progress=progress
+    )
     budget_s = max(bands.LEAST_S, time.perf_counter() - began)  # at most as long again as without filters
-    filtered = bands.measure_bands(parts, xq, manifest.metric, ladder, budget_s=budget_s, seed=manifest.seed)
-    measured = replace(measured, frontier=[*measured.frontier, *filtered])
+    filtered = bands.measure_bands(
+        parts, xq, manifest.metric, ladder, budget_s=budget_s, seed=manifest.seed, query_kind=sets[0].kind
+    )
+    measured = replace(measured, frontier=[*frontier, *filtered])
     source = queries.describe(queries_file, len(xq), manifest.seed)
     return measured, f"{source}; truth: exact search over the stored {manifest.vector_dtype} vectors"
 

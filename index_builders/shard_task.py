@@ -24,9 +24,18 @@ _PROGRESS_EVERY_S = 0.5
 
 
 def build_part(
-    vectors: Path, out: Path, kind: str, params: dict[str, Any], metric: str, seed: int, trained: Path | None
+    vectors: Path,
+    out: Path,
+    kind: str,
+    params: dict[str, Any],
+    metric: str,
+    seed: int,
+    trained: Path | None,
+    threads: int = 1,
 ) -> dict[str, Any]:
-    """Build the index over the .npy file `vectors` into folder `out`, with one thread; returns its report.
+    """Build the index over the .npy file `vectors` into folder `out`; returns its report.
+
+    With one thread the same arguments give the same bytes; with more, a graph comes out differently each time.
 
     A builder that changes the row order leaves it in out/order.npy: int64 [n], input row of each stored row.
     """
@@ -40,7 +49,7 @@ def build_part(
         params=make_params(BUILD_PARAMS[IndexKind(kind)], params),
         metric=Metric(metric),
         seed=seed,
-        threads=1,
+        threads=threads,
         progress=_progress_file(out / "progress"),
     )
     order: AnyArray | None = report.pop("order", None)

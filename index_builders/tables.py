@@ -21,6 +21,7 @@ from retrieval.types import AnyArray, IdType
 
 PARQUET = {".parquet", ".pq"}
 ARROW = {".arrow", ".feather", ".ipc"}
+_READ_BYTES = 1 << 20  # read at once of a column: without it the whole row group is held, compressed
 
 
 def list_tables(path: Path) -> list[Path]:
@@ -62,7 +63,7 @@ def read_batches(file: Path, columns: list[str] | None, rows: int) -> Iterator[p
     """Record batches of at most `rows` rows."""
     with _readable(file):
         if file.suffix in PARQUET:
-            with pq.ParquetFile(file) as parquet:
+            with pq.ParquetFile(file, pre_buffer=False, buffer_size=_READ_BYTES) as parquet:
                 yield from parquet.iter_batches(batch_size=rows, columns=columns)
             return
         reader = _open_ipc(file)

@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from index_builders import crossover
 from retrieval import topk
+from retrieval.canaries import Canaries, write_canaries
+from retrieval.canaries import K as CANARY_K
 from retrieval.errors import BuildFailed
 from retrieval.indexes import open_index
 from retrieval.indexes.hnsw import HnswIndex
@@ -26,10 +28,13 @@ from retrieval.store.manifest import FrontierPoint, ScanCrossover
 from retrieval.types import F32, I32, I64, NO_ROW, AnyArray, IndexKind, Metric
 
 K = 100
-CANARIES, CANARY_K = 16, 10
 # from K on: a smaller pool would be widened to K by the search, and the figures would be those of another effort
 HNSW_EFFORTS = (100, 150, 200, 300, 400, 800)
-IVFPQ_EFFORTS = ((4, 200), (8, 200), (16, 300), (32, 400), (64, 400), (64, 800), (128, 800), (256, 1_600))
+# (lists, candidates rescored); with K candidates the answer is the codes' own, rescored only for its order
+IVFPQ_EFFORTS = (
+    *((4, 200), (8, 200), (16, K), (16, 300), (32, 400), (64, K), (64, 400), (64, 800), (128, 800), (256, K)),
+    (256, 1_600),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +78,13 @@ def measure(
     ladder: Sequence[SearchParams],
     *,
     target_recall: float,
+    query_kind: Literal["", "real", "items"] = "",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Measured:
     """Recall and latency of the merged answer of `parts` for queries xq [q, d], for each effort of the ladder.
 
-    Raises BuildFailed when a shard holds other rows than it should or answers with rows that do not exist.
+    query_kind: what the queries are, kept with every figure. Raises BuildFailed when a shard holds other rows than it
+    should or answers with rows that do not exist.
     """
     k = min(K, sum(part.rows for part in parts))
     runs = [Run(len(xq), k) for _ in ladder]
@@ -101,7 +108,8 @@ def measure(
             run.merge(k)
         if progress is not None:
             progress("verify", done + 1, len(parts))
-    frontier = [run.point(params, truth) for run, params in zip(runs, ladder, strict=True)]
+    points = [run.point(params, truth) for run, params in zip(runs, ladder, strict=True)]
+    frontier = [point.model_copy(update={"query_kind": query_kind}) for point in points]
     good = [i for i, point in enumerate(frontier) if point.recall_at_100 >= target_recall]
     chosen = good[0] if good else int(np.argmax([point.recall_at_100 for point in frontier]))
     warnings = []
@@ -113,9 +121,19 @@ def measure(
     return Measured(frontier=frontier, default=ladder[chosen], chosen=frontier[chosen], warnings=warnings)
 
 
-def canaries(parts: Sequence[Part], xq: F32, params: SearchParams, out: Path) -> None:
-    """Write `out`: queries float32 [c, d], ids [c, k] and scores float32 [c, k] of the merged answer at `params`."""
-    xq = xq[:CANARIES]
+def canaries(
+    parts: Sequence[Part],
+    xq: F32,
+    params: SearchParams,
+    out: Path,
+    *,
+    texts: tuple[str, ...] = (),
+    space_id: str = "",
+) -> None:
+    """Write `out`: queries xq float32 [c, d], ids [c, k] and scores float32 [c, k] of the merged answer at `params`.
+
+    texts: what the queries were encoded from, "" for those that come from no text; space_id: of their encoder.
+    """
     k = min(CANARY_K, sum(part.rows for part in parts))
     ids: list[list[Any]] = [[] for _ in xq]
     scores: list[list[float]] = [[] for _ in xq]
@@ -129,8 +147,8 @@ def canaries(parts: Sequence[Part], xq: F32, params: SearchParams, out: Path) ->
     merged = [topk.merge(np.array(a), np.array(b, dtype=np.float32), k) for a, b in zip(ids, scores, strict=True)]
     if any(len(answer[0]) != k for answer in merged):
         raise BuildFailed(f"a canary query got fewer than {k} distinct answers at {params}")
-    with out.open("wb") as file:
-        np.savez(file, queries=xq, ids=np.stack([a for a, _ in merged]), scores=np.stack([b for _, b in merged]))
+    ids_found, scores_found = (np.stack(each) for each in zip(*merged, strict=True))
+    write_canaries(out, Canaries(queries=xq, scores=scores_found, ids=ids_found, texts=texts, space_id=space_id))
 
 
 def scan_crossovers(parts: Sequence[Part], xq: F32, params: SearchParams, seed: int) -> dict[IndexKind, ScanCrossover]:
@@ -172,6 +190,10 @@ class Run:
         for i, own in enumerate(self._own):
             order = np.argsort(-own, kind="stable")[:k]
             self._own[i], self._exact[i] = own[order], self._exact[i][order]
+
+    def recall(self, truth: F32) -> float:
+        """Recall against the best exact scores truth [q, k]."""
+        return topk.recall(np.stack(self._exact), truth)
 
     def point(self, params: SearchParams, truth: F32) -> FrontierPoint:
         """The measured worth, against the best exact scores truth [q, k]."""

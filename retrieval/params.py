@@ -6,6 +6,7 @@ nothing about the libraries that use them.
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -83,6 +84,16 @@ SEARCH_PARAMS: dict[IndexKind, type[FlatSearch] | type[IvfpqSearch] | type[HnswS
     IndexKind.IVFPQ: IvfpqSearch,
     IndexKind.HNSW: HnswSearch,
 }
+
+
+def widened(params: SearchParams, by: float) -> SearchParams:
+    """The effort of a search for `by` times as many neighbours: its candidate pool grows in proportion."""
+    if isinstance(params, HnswSearch):
+        return params.model_copy(update={"ef": min(math.ceil(params.ef * by), 20_000)})
+    if isinstance(params, IvfpqSearch):
+        return params.model_copy(update={"rescore": min(math.ceil(params.rescore * by), 200_000)})
+    return params
+
 
 _NAMES = {
     "FlatBuild": "a flat build",

@@ -44,12 +44,17 @@ def progress_printer(title: str) -> Iterator[ProgressCallback]:
 
 def _lines(title: str, console: Console) -> ProgressCallback:
     last: dict[str, float] = {}
+    begun: dict[str, tuple[float, int]] = {}  # when a stage was first heard of, and how much of it was done
 
     def show(stage: str, done: int, total: int) -> None:
         now = time.monotonic()
+        since, before = begun.setdefault(stage, (now, done))
         if done < total and now - last.get(stage, float("-inf")) < _LINE_EVERY_S:
             return
         last[stage] = now
-        console.print(f"{title}: {stage} {done}/{total}", highlight=False)
+        left = ""
+        if before < done < total:
+            left = f", about {(now - since) * (total - done) / (done - before):.0f} s left"
+        console.print(f"{title}: {stage} {done}/{total}{left}", highlight=False)
 
     return show

@@ -31,13 +31,14 @@ def verify(
     with progress_printer(f"verify {entity_type}") as progress:
         measured, against = remeasure(opened, queries_file=queries, count=count, progress=progress)
     table = Table(title=f"{opened.manifest.id}: one thread, {against}")
-    for name in ("effort", "allowed", "recall@10", "recall@100", "p50 ms", "p95 ms"):
-        table.add_column(name, justify="left" if name == "effort" else "right")
+    for name in ("effort", "queries", "allowed", "recall@10", "recall@100", "recall@1000", "p50 ms", "p95 ms"):
+        table.add_column(name, justify="left" if name in {"effort", "queries"} else "right")
     for point in measured.frontier:
         effort = ", ".join(f"{name} {value}" for name, value in point.params.items()) or "exact"
-        figures = (point.recall_at_10, point.recall_at_100, point.p50_ms, point.p95_ms)
+        figures = (point.recall_at_10, point.recall_at_100, point.recall_at_1000, point.p50_ms, point.p95_ms)
         allowed = "all" if point.filter_band is None else f"{point.filter_band:.1%}"
-        table.add_row(effort, allowed, *(f"{figure:.4f}" for figure in figures))
+        told = ("" if figure is None else f"{figure:.4f}" for figure in figures)
+        table.add_row(effort, point.query_kind, allowed, *told)
     Console().print(table)
     if as_json:
         summary = {

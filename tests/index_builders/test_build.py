@@ -188,8 +188,8 @@ def test_real_queries_are_used_and_named(write, run, tmp_path):
     manifest = run(write(300), queries=tmp_path / "q.npy").manifest
     assert manifest.query_source.startswith("20 queries from q.npy")
     with np.load(tmp_path / "store/pin/generations" / manifest.id / "canaries.npz") as canaries:
-        assert canaries["queries"].shape == (16, 16)
-        assert canaries["ids"].shape == canaries["scores"].shape == (16, 10)
+        assert canaries["queries"].shape == (30, 16)
+        assert canaries["ids"].shape == canaries["scores"].shape == (30, 10)
 
 
 def test_progress_names_every_stage(write, tmp_path):
