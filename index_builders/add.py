@@ -2,7 +2,7 @@
 
 The child process holds one shard's vectors and the library of its kind, nothing else (no Arrow, no faiss for a graph);
 ids and attributes are put into the index's order here afterwards. Each shard is a stage of its own: a killed build
-goes on with the shards that are missing.
+goes on with the shards that are missing. One that an earlier generation built from the same input is linked instead.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from index_builders import ivfpq
+from index_builders import ivfpq, reuse
 from index_builders.plan import Plan, Progress
+from index_builders.reuse import Built
 from index_builders.shard_task import build_part
 from index_builders.spool import read_rows, rows_file, vectors_file
 from index_builders.staging import Staging, temporary_name, writing
+from retrieval.errors import DamagedData
 from retrieval.store.generation import ROWS_FILE
 
 ORDER_FILE = "order.npy"
@@ -43,10 +45,16 @@ def add(
     trained: Path,
     rows: list[int],
     *,
+    inputs: list[str],
+    reusable: dict[str, Built],
     executor: Executor,
+    threads: int = 1,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Build the shards that are not done; returns the report of each, in shard order."""
+    """Build the shards that are not done, each with `threads`; returns the report of each, in shard order.
+
+    inputs: the digest of each shard's input; those among `reusable` are linked, and say so in their report.
+    """
     reports: dict[int, dict[str, Any]] = {}
     pending: dict[Future[dict[str, Any]], int] = {}
     quantizer = trained / ivfpq.QUANTIZER_FILE
@@ -60,6 +68,10 @@ def add(
         with writing(folder):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
+            linked = _link(staging, spools, shard, reusable.get(inputs[shard]))
+        if linked is not None:
+            reports[shard] = linked
+            continue
         future = executor.submit(
             build_part,
             vectors_file(spools, shard),
@@ -69,6 +81,7 @@ def add(
             str(plan.metric),
             plan.seed + shard,
             quantizer if quantizer.exists() else None,
+            threads,
         )
         pending[future] = shard
     _report(progress, reports, pending, rows, staging)
@@ -85,6 +98,27 @@ def add(
         for future in pending:
             future.cancel()
     return [reports[shard] for shard in range(plan.shards)]
+
+
+def _link(staging: Staging, spools: Path, shard: int, built: Built | None) -> dict[str, Any] | None:
+    """The report of a shard whose files could be taken from an earlier generation, else None."""
+    if built is None:
+        return None
+    folder = staging.generation / shard_name(shard)
+    temporary = temporary_name(folder)
+    try:
+        reuse.link(built, temporary)
+        order = reuse.order_of(temporary, read_rows(rows_file(spools, shard)))
+    except DamagedData:
+        shutil.rmtree(temporary)  # it is built anew, from the source
+        temporary.mkdir()
+        return None
+    scratch = temporary_name(order_file(staging, shard))
+    with scratch.open("wb") as file:
+        np.save(file, order)
+    scratch.replace(order_file(staging, shard))
+    report = {**built.manifest.report, "reused_from": built.generation}
+    return staging.seal(shard_name(shard), temporary, folder, report)
 
 
 def _finish(staging: Staging, spools: Path, shard: int, report: dict[str, Any]) -> dict[str, Any]:

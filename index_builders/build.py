@@ -19,14 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from index_builders import add, bands, publish, queries, verify
+from index_builders import add, bands, frontiers, publish, queries, reuse, verify
+from index_builders.gate import canaries
+from index_builders.ivfpq import QUANTIZER_FILE
+from index_builders.job import Job
 from index_builders.plan import Plan, Progress, make_plan
 from index_builders.settings import BuildSettings
 from index_builders.source import Source
 from index_builders.spool import open_vectors, read_rows, spool, vectors_file
 from index_builders.staging import Staging, write_atomically, writing
 from index_builders.train import train
+from index_builders.tune.outcome import Promise, outcome
 from index_builders.workers import make_executor
 from retrieval.errors import BuildFailed, FailedPrecondition
 from retrieval.store import Manifest, Store
@@ -37,7 +42,10 @@ _LOCK_FILE = "build.lock"
 
 @dataclass(frozen=True, kw_only=True)
 class BuildReport:
-    """What a build did. built is False when an identical generation was there already; live: whether it is served."""
+    """What a build did. built is False when an identical generation was there already; live: whether it is served.
+
+    reused: shards that were linked from an earlier generation.
+    """
 
     manifest: Manifest
     path: Path
@@ -45,19 +53,31 @@ class BuildReport:
     live: bool
     removed: list[str]
     seconds: float
+    reused: int = 0
 
 
 def build(
-    settings: BuildSettings, *, progress: Progress | None = None, executor: Executor | None = None
+    settings: BuildSettings,
+    *,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+    job: Job | None = None,
 ) -> BuildReport:
     """Build a generation from `settings` and publish it.
 
+    job: of a rebuild: its judge is asked before anything is published, shards that did not change are linked from
+    earlier generations, and old generations are left to it.
     executor: where shard tasks run; None makes processes as `settings.workers` says. Raises InvalidArgument for what
     the caller got wrong, BuildFailed when a gate stops the build, StoreError when the disk does, FailedPrecondition
     when another build of the entity type is at work. Whatever happens, the live generation stays as it was.
     """
     started = time.perf_counter()
-    plan, source = make_plan(settings, progress=progress)
+    plan, source = make_plan(
+        settings,
+        delta_position=job.delta_position if job else 0,
+        inherited=job.inherited_sha256 if job else None,
+        progress=progress,
+    )
     store = Store(settings.store, create=True)
     home = store.prepare(plan.entity_type)
     with _lock(home, plan.entity_type):
@@ -68,13 +88,14 @@ def build(
         if found is not None:
             manifest, built = found.manifest, False
             if settings.publish and publish.current_or_none(store, plan.entity_type) != manifest.id:
-                store.publish(plan.entity_type, manifest.id)
+                publish.put_live(store, plan.entity_type, manifest.id, job)
             Staging(store.staging(plan.entity_type, plan.digest)).remove()
         else:
-            manifest, built = _run(plan, source, store, settings, progress, executor, started), True
+            manifest, built = _run(plan, source, store, settings, progress, executor, started, job), True
         live = publish.current_or_none(store, plan.entity_type)
         # while nothing is live every generation might still be wanted
-        removed = store.remove_old(plan.entity_type, keep=settings.keep) if live and settings.publish else []
+        tidy = live and settings.publish and job is None
+        removed = store.remove_old(plan.entity_type, keep=settings.keep) if tidy else []
     return BuildReport(
         manifest=manifest,
         path=store.generation_path(plan.entity_type, manifest.id),
@@ -82,6 +103,7 @@ def build(
         live=live == manifest.id,
         removed=removed,
         seconds=time.perf_counter() - started,
+        reused=sum("reused_from" in shard.report for shard in manifest.shards),
     )
 
 
@@ -93,6 +115,7 @@ def _run(
     progress: Progress | None,
     given: Executor | None,
     started: float,
+    job: Job | None,
 ) -> Manifest:
     staging = Staging(store.staging(plan.entity_type, plan.digest))
     staging.prepare()
@@ -101,15 +124,38 @@ def _run(
     spools, trained = staging.work / "read", staging.work / "train"
     read = staging.run("read", spools, lambda folder: spool(plan, source, folder, progress=progress))
     rows: list[int] = read["rows"]
+    pa.default_memory_pool().release_unused()  # Arrow keeps what reading took, beside what the shards take now
     executor = given or make_executor(settings.workers)
     threads = (os.cpu_count() or 1) if settings.workers is None else max(1, settings.workers)
     try:
-        staging.run(
-            "train", trained, lambda folder: train(plan, spools, rows, folder, executor=executor, threads=threads)
+        learned = staging.run(
+            "train",
+            trained,
+            lambda folder: train(
+                plan,
+                spools,
+                rows,
+                folder,
+                executor=executor,
+                threads=threads,
+                inherited=job.inherited if job and plan.inherited else None,
+            ),
         )
         if progress is not None:
             progress("train", 1, 1)
-        shards = add.add(plan, staging, spools, trained, rows, executor=executor, progress=progress)
+        inputs = reuse.input_digests(plan, read["sha256"], trained / QUANTIZER_FILE)
+        shards = add.add(
+            plan,
+            staging,
+            spools,
+            trained,
+            rows,
+            inputs=inputs,
+            reusable=reuse.find_built(store, plan.entity_type) if job is not None else {},
+            executor=executor,
+            threads=_threads_of_a_shard(plan, settings.workers),
+            progress=progress,
+        )
     except BrokenExecutor as error:
         raise BuildFailed(
             f"a shard process of {plan.entity_type!r} died, most likely for want of memory: use more --shards or fewer "
@@ -126,7 +172,16 @@ def _run(
     with writing(staging.generation):
         shutil.copyfile(staging.work / "verify" / CANARIES_FILE, staging.generation / CANARIES_FILE)
     manifest = publish.publish(
-        plan, staging, store, read=read, shards=shards, verified=verified, live=settings.publish, progress=progress
+        plan,
+        staging,
+        store,
+        read=read,
+        shards=[{**report, **({"trained": learned} if learned["trained"] else {})} for report in shards],
+        verified=verified,
+        inputs=inputs,
+        live=settings.publish,
+        job=job,
+        progress=progress,
     )
     staging.remove()
     return manifest
@@ -142,24 +197,48 @@ def _verify(
     started: float,
 ) -> dict[str, Any]:
     parts = [_part(plan, staging, shard, rows[shard]) for shard in range(plan.shards)]
-    if settings.queries is not None:
-        xq = queries.read_queries(settings.queries, plan.d, plan.metric, plan.verify_queries, plan.seed)
-    else:
-        xq = queries.perturbed_items([part.exact() for part in parts], plan.metric, plan.verify_queries, plan.seed)
+    sets = queries.query_sets(
+        settings.queries, [part.exact() for part in parts], plan.metric, plan.verify_queries, plan.seed
+    )
+    xq = sets[0].xq
     ladder = verify.efforts(plan.kind, plan.params)
-    measured = verify.measure(parts, xq, plan.metric, ladder, target_recall=plan.target_recall, progress=progress)
+    measured, frontier = frontiers.measure_frontiers(
+        parts, sets, plan.metric, ladder, target_recall=plan.target_recall, began=started, progress=progress
+    )
     verify.gate(measured, plan.min_recall)
-    verify.canaries(parts, xq, measured.default, out / CANARIES_FILE)
+    chosen = canaries.choose(
+        [part.exact() for part in parts],
+        d=plan.d,
+        metric=plan.metric,
+        space_id=plan.space_id,
+        seed=plan.seed,
+        queries=settings.queries,
+        texts=settings.canary_texts,
+        checkpoint=settings.checkpoint,
+    )
+    verify.canaries(
+        parts,
+        chosen.queries,
+        measured.default,
+        out / CANARIES_FILE,
+        texts=chosen.texts,
+        space_id=chosen.space_id,
+    )
     crossovers = verify.scan_crossovers(parts, xq, measured.default, plan.seed)
     budget_s = max(bands.LEAST_S, bands.SHARE_OF_BUILD * (time.perf_counter() - started))
-    filtered = bands.measure_bands(parts, xq, plan.metric, ladder, budget_s=budget_s, seed=plan.seed)
+    filtered = bands.measure_bands(
+        parts, xq, plan.metric, ladder, budget_s=budget_s, seed=plan.seed, query_kind=sets[0].kind
+    )
+    warnings = [*measured.warnings]
+    if settings.promised is not None:
+        warnings.append(outcome(Promise(**settings.promised), frontier))
     return {
         "default": measured.default.model_dump(mode="json"),
-        "frontier": [point.model_dump() for point in (*measured.frontier, *filtered)],
+        "frontier": [point.model_dump() for point in (*frontier, *filtered)],
         "scan_crossover": {kind: found.model_dump(mode="json") for kind, found in crossovers.items()},
         "query_source": queries.describe(settings.queries, len(xq), plan.seed)
         + "; truth: exact search over the float32 source",
-        "warnings": measured.warnings,
+        "warnings": warnings,
     }
 
 
@@ -174,6 +253,12 @@ def _part(plan: Plan, staging: Staging, shard: int, rows: int) -> verify.Part:
         order=lambda: np.load(order) if order.exists() else None,
         ids=lambda: read_rows(path / "rows.arrow").column(ID_COLUMN),
     )
+
+
+def _threads_of_a_shard(plan: Plan, workers: int | None) -> int:
+    """One, so that the bytes can be had again; with `fast`, what the shards at work leave of the cores."""
+    cores = os.cpu_count() or 1
+    return max(1, cores // max(1, min(cores if workers is None else workers, plan.shards))) if plan.fast else 1
 
 
 def _remove_stale(stagings: Path, keep: Path) -> None:

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
 from index_builders import ivfpq
+from index_builders.gate import canaries
 from index_builders.settings import BuildSettings
 from index_builders.source import Source, open_source
 from index_builders.staging import hash_file
@@ -56,11 +57,16 @@ class Plan(BaseModel):
     kind: IndexKind
     params: dict[str, Any]
     seed: int
+    row_order: Literal["source", "id"]
+    fast: bool
+    delta_position: int  # writes of the delta that the source holds already
+    inherited: str | None  # SHA-256 of the trained quantizer that is offered by the generation before
     max_quarantined: float
     target_recall: float
     min_recall: float
     verify_queries: int
     queries_sha256: str | None
+    canary_texts: tuple[str, str] | None  # SHA-256 of the file, space of the checkpoint that encodes them
     library_versions: dict[str, str]
 
     @property
@@ -75,8 +81,17 @@ class Plan(BaseModel):
         return make_params(BUILD_PARAMS[self.kind], self.params)
 
 
-def make_plan(settings: BuildSettings, *, progress: Progress | None = None) -> tuple[Plan, Source]:
-    """Open the source, hash it and resolve every setting; InvalidData, InvalidParams or SpaceMismatch otherwise."""
+def make_plan(
+    settings: BuildSettings,
+    *,
+    delta_position: int = 0,
+    inherited: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[Plan, Source]:
+    """Open the source, hash it and resolve every setting; InvalidData, InvalidParams or SpaceMismatch otherwise.
+
+    delta_position, inherited: see the fields of `Plan`; the latter counts for kinds that train only.
+    """
     check_entity_type(settings.entity_type)
     source = open_source(
         settings.source, settings.ids, id_column=settings.id_column, embedding_column=settings.embedding_column
@@ -87,9 +102,10 @@ def make_plan(settings: BuildSettings, *, progress: Progress | None = None) -> t
     params = make_params(BUILD_PARAMS[kind], settings.params)
     if isinstance(params, IvfpqBuild):
         params = ivfpq.resolve(params, rows=source.rows, shards=settings.shards, d=source.d)
+    space_id = _space_id(settings, source)
     plan = Plan(
         entity_type=settings.entity_type,
-        space_id=_space_id(settings, source),
+        space_id=space_id,
         metric=settings.metric,
         d=source.d,
         id_type=source.id_type,
@@ -102,11 +118,16 @@ def make_plan(settings: BuildSettings, *, progress: Progress | None = None) -> t
         kind=kind,
         params=params.model_dump(mode="json"),
         seed=settings.seed,
+        row_order=settings.row_order,
+        fast=settings.fast,
+        delta_position=delta_position,
+        inherited=inherited if kind is IndexKind.IVFPQ else None,
         max_quarantined=settings.max_quarantined,
         target_recall=settings.target_recall,
         min_recall=settings.min_recall,
         verify_queries=settings.verify_queries,
         queries_sha256=_hash([settings.queries], None)[0] if settings.queries else None,
+        canary_texts=_canary_texts(settings, space_id, source.d),
         library_versions=library_versions(),
     )
     return plan, source
@@ -142,6 +163,13 @@ def _space_id(settings: BuildSettings, source: Source) -> str:
             f"{settings.source} does not say of which space its embeddings are: name it with --space-id"
         )
     return check_space_id(chosen)
+
+
+def _canary_texts(settings: BuildSettings, space_id: str, d: int) -> tuple[str, str] | None:
+    if settings.canary_texts is None:
+        return None
+    encoder = canaries.check(settings.canary_texts, settings.checkpoint, space_id, d)
+    return _hash([settings.canary_texts], None)[0], encoder
 
 
 def _hash(files: list[Path], progress: Progress | None) -> list[str]:

@@ -6,16 +6,20 @@ two steps leaves the old generation serving. Knows nothing about index kinds.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
 from index_builders.add import shard_name
+from index_builders.gate.canaries import replay_built
+from index_builders.job import Job
 from index_builders.plan import Plan, Progress
 from index_builders.staging import Staging, write_atomically, writing
 from retrieval.errors import DamagedData, NoGeneration, StoreError
 from retrieval.store import Generation, Manifest, ShardManifest, Store
 from retrieval.store.checksums import list_files, sha256_files
-from retrieval.store.manifest import MANIFEST_FILE, FrontierPoint, Quarantine
+from retrieval.store.manifest import MANIFEST_FILE, FileEntry, FrontierPoint, Quarantine
 
 
 def publish(
@@ -26,12 +30,19 @@ def publish(
     read: dict[str, Any],
     shards: list[dict[str, Any]],
     verified: dict[str, Any],
+    inputs: list[str],
     live: bool,
+    job: Job | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Make the staged folder a generation and, if `live`, the live one; StoreError when the disk refuses."""
-    parent = current_or_none(store, plan.entity_type)
+    """Make the staged folder a generation and, if `live`, the live one; StoreError when the disk refuses.
+
+    inputs: the digest of each shard's input. job: whose judge is asked before the generation is admitted.
+    """
+    parent = current_or_none(store, plan.entity_type) if job is None else job.parent
     with writing(staging.generation):
+        (staging.generation / MANIFEST_FILE).unlink(missing_ok=True)  # of a run that was stopped at this point
+        files = sha256_files(staging.generation, list_files(staging.generation))
         manifest = Manifest(
             id=store.next_id(plan.entity_type, plan.digest),
             plan_digest=plan.digest,
@@ -49,7 +60,12 @@ def publish(
             quarantine=Quarantine(**read["quarantine"]),
             shards=[
                 ShardManifest(
-                    name=shard_name(i), rows=read["rows"][i], kind=plan.kind, build_params=plan.params, report=report
+                    name=shard_name(i),
+                    rows=read["rows"][i],
+                    kind=plan.kind,
+                    build_params=plan.params,
+                    report=report,
+                    input_sha256=inputs[i],
                 )
                 for i, report in enumerate(shards)
             ],
@@ -60,15 +76,38 @@ def publish(
             warnings=[*verified["warnings"], *_changes(store, plan, parent)],
             library_versions=plan.library_versions,
             created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            files=sha256_files(staging.generation, list_files(staging.generation)),
+            content_sha256=content_sha256(files),
+            fast=plan.fast,
+            delta_position=plan.delta_position,
+            files=files,
         )
+        if job is not None:
+            verdict = job.judge(Generation(path=staging.generation, manifest=manifest))
+            manifest = manifest.model_copy(update={"gate": verdict.gate, "approved": verdict.approved})
         write_atomically(staging.generation / MANIFEST_FILE, manifest.to_bytes())
+    replay_built(staging.generation, manifest=manifest)
     store.admit(staging.generation, plan.entity_type, manifest.id)
     if live:
-        store.publish(plan.entity_type, manifest.id)
+        put_live(store, plan.entity_type, manifest.id, job)
     if progress is not None:
         progress("publish", 1, 1)
     return manifest
+
+
+def put_live(store: Store, entity_type: str, generation: str, job: Job | None) -> None:
+    """Move the pointer; a job's only from the generation that it was judged against, and under its lease."""
+    if job is None:
+        store.publish(entity_type, generation)
+    else:
+        store.publish(entity_type, generation, expected=job.parent, lease=job.lease)
+
+
+def content_sha256(files: Mapping[str, FileEntry]) -> str:
+    """SHA-256 over the names and SHA-256 of files, in order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{name}\0{files[name].sha256}\n".encode())
+    return digest.hexdigest()
 
 
 def find_built(store: Store, plan: Plan) -> Generation | None:

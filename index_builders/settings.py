@@ -31,6 +31,10 @@ class BuildSettings(BaseModel):
     shards: int = Field(1, ge=1, le=MAX_SHARDS, description="parts that are built and searched side by side")
     kind: IndexKind | Literal["auto"] = Field("auto", description="index kind; auto chooses by rows per shard")
     params: dict[str, Any] = Field(default_factory=dict, description="build parameters of the kind")
+    row_order: Literal["source", "id"] = Field(
+        "source", description="rows of a shard as the source has them, or by id, which no other row's change moves"
+    )
+    fast: bool = Field(False, description="several threads per shard: quicker, and other bytes each time")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of sampling, training and graph levels")
     workers: int | None = Field(None, ge=0, le=256, description="shard processes; None one per core, 0 in this process")
     keep: int = Field(3, ge=1, le=1_000, description="published generations that stay")
@@ -39,7 +43,15 @@ class BuildSettings(BaseModel):
     target_recall: float = Field(0.95, ge=0, le=1, description="recall@100 that the default effort has to reach")
     min_recall: float = Field(0.80, ge=0, le=1, description="recall@100 below which the build fails")
     queries: Path | None = Field(None, description="real queries (.npy or Parquet) to measure recall with")
+    canary_texts: Path | None = Field(
+        None,
+        description="texts (one a line, or a text or query column) whose vectors and answers are kept as canaries",
+    )
+    checkpoint: Path | None = Field(
+        None, description="checkpoint folder that encodes the canary texts, as servers will"
+    )
     verify_queries: int = Field(200, ge=1, le=100_000, description="queries that recall is measured with")
+    promised: dict[str, Any] | None = Field(None, description="what tuning expects, to be held against the build")
     id_column: str = Field("id", description="column of the ids")
     embedding_column: str = Field("embedding", description="column of the embeddings")
 

@@ -1,13 +1,14 @@
 """Reading the source once: judge each row, send it to its shard, leave the bad ones out.
 
 Writes work/read/shard-NNNNN.npy (float32 [n, d], unit length for cosine) and shard-NNNNN.arrow (ids and attributes), in
-order of arrival. Duplicate ids meet in one shard, so they are found shard by shard and nothing larger is ever held.
+order of arrival or of the ids, which a change elsewhere in the source does not move. Duplicate ids meet in one shard,
+so they are found shard by shard and nothing larger is ever held.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +25,7 @@ from retrieval.store.generation import ID_COLUMN
 from retrieval.store.manifest import Quarantine
 from retrieval.store.placement import shard_of
 from retrieval.topk import normalise
-from retrieval.types import F32, AnyArray, Bool, IdType, Metric
+from retrieval.types import F32, AnyArray, IdType, Metric
 
 _HEADER_BYTES = 128  # what numpy writes for any shape of float32 that fits
 _BLOCK_ROWS = 65_536
@@ -52,7 +53,9 @@ def open_vectors(path: Path) -> F32:
 
 
 def spool(plan: Plan, source: Source, folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
-    """Read the whole source into `folder`; the report has "rows" per shard and "quarantine".
+    """Read the whole source into `folder`; the report has "rows" and "sha256" per shard, and "quarantine".
+
+    sha256 is over what a shard holds in its order, however the source came in files and batches.
 
     BuildFailed when more rows are unusable than the plan allows or none is left; InvalidData when a shard stays empty.
     """
@@ -70,10 +73,11 @@ def spool(plan: Plan, source: Source, folder: Path, *, progress: Progress | None
             done += len(reasons)
             if progress is not None:
                 progress("read", done, source.rows)
-    rows = [_drop_duplicates(folder, shard, plan.d, tally) for shard in range(plan.shards)]
+    rows = [_settle(folder, shard, plan, tally) for shard in range(plan.shards)]
     found = tally.report()
     _check(found, rows, done, plan)
-    return {"rows": rows, "rows_in": done, "quarantine": found.model_dump()}
+    contents = [_digest(folder, shard) for shard in range(plan.shards)]
+    return {"rows": rows, "rows_in": done, "quarantine": found.model_dump(), "sha256": contents}
 
 
 def _deal(shards: list[_ShardSpool], table: pa.Table, x: F32, plan: Plan) -> None:
@@ -106,26 +110,46 @@ def _rows(batch: Batch, good: AnyArray) -> pa.Table:
     return table if len(good) == len(batch.ids) else table.take(pa.array(good))
 
 
-def _drop_duplicates(folder: Path, shard: int, d: int, tally: Tally) -> int:
-    """Keep the first row of each id; returns the rows left. Files without duplicates are left as they are."""
+def _settle(folder: Path, shard: int, plan: Plan, tally: Tally) -> int:
+    """Keep the first row of each id and put the rows in order; returns how many. Files that are so stay untouched."""
     if not rows_file(folder, shard).exists():
         return 0
     table = read_rows(rows_file(folder, shard))
-    first = quarantine.first_of_each(_codes(table.column(ID_COLUMN)))
-    if first.all():
+    ids = table.column(ID_COLUMN)
+    first = quarantine.first_of_each(_codes(ids))
+    tally.add(np.where(first, 0, quarantine.DUPLICATE_ID).astype(np.uint8), lambda i: str(ids[i]))
+    kept = np.flatnonzero(first)
+    if plan.row_order == "id":
+        kept = kept[np.asarray(pa.compute.sort_indices(ids.take(pa.array(kept))))]
+    if np.array_equal(kept, np.arange(len(first))):
         return len(first)
-    tally.add(np.where(first, 0, quarantine.DUPLICATE_ID).astype(np.uint8), lambda i: str(table.column(ID_COLUMN)[i]))
     x = open_vectors(vectors_file(folder, shard))
-    deduped = folder / "deduped.tmp"
-    deduped.mkdir()
-    with _ShardSpool(deduped, shard, d) as out:
-        for mine in _blocks(first):
+    settled = folder / "settled.tmp"
+    settled.mkdir()
+    with _ShardSpool(settled, shard, plan.d) as out:
+        for start in range(0, len(kept), _BLOCK_ROWS):
+            mine = kept[start : start + _BLOCK_ROWS]
             out.append(table.take(pa.array(mine)), x[mine])
     del x
     for name in (vectors_file, rows_file):
-        name(deduped, shard).replace(name(folder, shard))
-    deduped.rmdir()
-    return int(first.sum())
+        name(settled, shard).replace(name(folder, shard))
+    settled.rmdir()
+    return len(kept)
+
+
+def _digest(folder: Path, shard: int) -> str:
+    if not rows_file(folder, shard).exists():
+        return ""
+    digest = hashlib.sha256()
+    table = read_rows(rows_file(folder, shard)).combine_chunks()
+    sink = pa.BufferOutputStream()  # one batch, so that the batches it came in do not count
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    digest.update(sink.getvalue())
+    x = open_vectors(vectors_file(folder, shard))
+    for start in range(0, len(x), _BLOCK_ROWS):
+        digest.update(np.ascontiguousarray(x[start : start + _BLOCK_ROWS]).data)
+    return digest.hexdigest()
 
 
 def _codes(ids: pa.ChunkedArray) -> AnyArray:
@@ -133,12 +157,6 @@ def _codes(ids: pa.ChunkedArray) -> AnyArray:
     if ids.type == pa.int64():
         return np.asarray(ids.to_numpy())
     return np.asarray(pa.compute.dictionary_encode(ids).combine_chunks().indices)
-
-
-def _blocks(keep: Bool) -> Iterator[AnyArray]:
-    kept = np.flatnonzero(keep)
-    for start in range(0, len(kept), _BLOCK_ROWS):
-        yield kept[start : start + _BLOCK_ROWS]
 
 
 def _check(found: Quarantine, rows: list[int], rows_in: int, plan: Plan) -> None:

@@ -1,0 +1,53 @@
+"""The gate of a job, asked while the new generation is still staged: passes, refuses, or is overruled by a person.
+
+Its report is left in the job's folder either way. Knows nothing about how limits are judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from index_builders.gate import judge as gate_judge
+from index_builders.gate import write_report
+from index_builders.job import Verdict
+from index_builders.rebuild.job_file import JobSettings
+from retrieval.errors import BuildFailed
+from retrieval.store import Generation, Store
+
+
+class Refused(BuildFailed):
+    """The gate said no. findings: a sentence each; files: the report."""
+
+    def __init__(self, findings: list[str], files: list[Path]) -> None:
+        super().__init__(f"the gate refuses the generation by {len(findings)} of its limits: {findings[0]}")
+        self.findings, self.files = findings, files
+
+
+class Gatekeeper:
+    """Judges against the generation `old`, None for a first one. files: the report, once there is one."""
+
+    def __init__(
+        self,
+        job: JobSettings,
+        store: Store,
+        old: str | None,
+        folder: Path,
+        approve: str | None,
+        progress: Callable[[str, int, int], None] | None,
+    ) -> None:
+        self._job, self._store, self._old, self._folder = job, store, old, folder
+        self._approve, self._progress = approve, progress
+        self.files: list[Path] = []
+
+    def judge(self, staged: Generation) -> Verdict:
+        """The verdict on a staged generation; Refused when a limit does not hold and nobody approved."""
+        old = None if self._old is None else self._store.open(self._job.entity_type, self._old)
+        report = gate_judge(
+            old, staged, self._job.gate, self._job.queries, seed=self._job.index.seed, progress=self._progress
+        )
+        self.files = write_report(report, self._folder)
+        if not report.passed and self._approve is None:
+            raise Refused([f"{each.limit}: {each.sentence}" for each in report.findings], self.files)
+        told = report.model_dump(mode="json", exclude={"histograms"})
+        return Verdict(gate=told, approved=self._approve if not report.passed else None)

@@ -1,0 +1,65 @@
+"""`retrieval rebuild`: the job of every night. Exit code 3 when the gate refuses; then what was live serves on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from index_builders.rebuild import Outcome, RebuildReport, read_job
+from index_builders.rebuild import rebuild as run_rebuild
+from retrieval.cli.progress import progress_printer
+from retrieval.errors import InvalidParams
+
+REFUSED_EXIT_CODE = 3
+
+
+def rebuild(
+    config: Annotated[Path, typer.Option(help="The job's TOML file: source, store, what is built, limits.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check the file, so that no night is lost to it.")
+    ] = False,
+    approve: Annotated[
+        str | None, typer.Option(help="Publish even if the gate refuses; the reason is kept in the manifest.")
+    ] = None,
+    new_columns: Annotated[
+        bool, typer.Option("--new-columns", help="Accept that columns are gone or of another type since last time.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
+) -> None:
+    """Bring the live generation up to its source at the cost of what changed. The same inputs again do nothing."""
+    if approve is not None and not approve.strip():
+        raise InvalidParams("--approve needs a reason, which is kept in the manifest")
+    job = read_job(config)
+    if check:
+        print(f"{config} is fine: {job.source} into {job.store}, state in {job.work_folder()}")
+        return
+    with progress_printer(f"rebuild {job.entity_type}") as progress:
+        report = run_rebuild(job, approve=approve, new_columns=new_columns, progress=progress)
+    print(sentences(report))
+    if as_json:
+        print(json.dumps(report.to_json()))
+    if report.outcome is Outcome.REFUSED:
+        raise typer.Exit(REFUSED_EXIT_CODE)
+
+
+def sentences(report: RebuildReport) -> str:
+    """What happened, a line each."""
+    if report.outcome is Outcome.UNCHANGED:
+        lines = [f"nothing changed: generation {report.generation} was made of these inputs, {report.seconds:.1f} s"]
+    elif report.outcome is Outcome.REFUSED:
+        lines = [f"refused: {report.parent or 'nothing'} stays live", *report.findings]
+        lines.append("publish it all the same with --approve REASON")
+    else:
+        lines = [
+            f"published generation {report.generation} of {report.entity_type}: {report.rows} rows, {report.built} "
+            f"shards built, {report.reused} reused, {report.embedded} rows embedded, {report.seconds:.1f} s"
+        ]
+        if report.approved:
+            lines.append(f"the gate was overruled: {report.approved}")
+    lines += [f"note: {note}" for note in report.notes]
+    if report.gate_report:
+        lines.append("gate report: " + ", ".join(str(path) for path in report.gate_report))
+    return "\n".join(lines)
