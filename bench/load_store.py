@@ -91,6 +91,11 @@ class ServerProcess:
             lines = self._log.read().strip().splitlines()
         raise Unavailable(f"the server did not start, it said: {lines[-1] if lines else 'nothing'}")
 
+    @property
+    def pid(self) -> int:
+        """Its first process."""
+        return self._process.pid
+
     def resident_bytes(self) -> int:
         """Proportional resident size of all its processes: a page that n share counts 1/n in each."""
         return sum(_proportional(pid) for pid in _tree(self._process.pid))

@@ -15,13 +15,15 @@ LAW: dict[str, set[str]] = {
     "spaces": set(),
     "kernel": set(),
     "catalogue": set(),
+    "canaries": {"store", "topk"},
+    "delta": {"topk", "kernel"},
     "store": {"spaces"},
     "indexes": {"topk", "kernel"},
     "towers": {"spaces", "topk"},
     "training": {"towers", "topk", "spaces", "catalogue"},
-    "serving": {"topk", "spaces", "store", "indexes", "towers", "kernel", "pb"},
+    "serving": {"canaries", "delta", "topk", "spaces", "store", "indexes", "towers", "kernel", "pb"},
     "client": {"pb"},
-    "index_builders": {"topk", "spaces", "store", "indexes", "towers", "kernel"},
+    "index_builders": {"canaries", "delta", "topk", "spaces", "store", "indexes", "towers", "kernel"},
     "cli": {
         "topk", "spaces", "store", "indexes", "towers", "training", "serving", "client", "catalogue", "index_builders",
     },
@@ -30,7 +32,7 @@ LAW: dict[str, set[str]] = {
         "kernel", "pb", "cli",
     },
 }  # fmt: skip
-NO_GRPC = {"index_builders", "towers", "training", "store", "indexes", "topk", "spaces", "kernel"}
+NO_GRPC = {"index_builders", "delta", "towers", "training", "store", "indexes", "topk", "spaces", "kernel"}
 
 
 def room_of(module: str) -> str | None:

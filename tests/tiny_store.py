@@ -67,6 +67,7 @@ def make_store(
     canaries: bool = False,
     seed: int = 0,
     publish: bool = True,
+    delta_position: int = 0,
 ) -> TinyGeneration:
     """Add a generation to the store at `path` (made if need be) and publish it.
 
@@ -108,6 +109,7 @@ def make_store(
         placement=PLACEMENT,
         seed=seed,
         rows_in=n,
+        delta_position=delta_position,
         rows=n,
         quarantine=Quarantine(),
         shards=parts,

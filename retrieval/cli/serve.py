@@ -23,7 +23,7 @@ def serve(
     config: Annotated[
         Path | None, typer.Option(help="TOML file of settings, by their names; options given here win over it")
     ] = None,
-    store: Annotated[Path | None, typer.Option(help=_help("store"))] = None,
+    store: Annotated[str | None, typer.Option(help=_help("store"))] = None,
     checkpoint: Annotated[Path | None, typer.Option(help=_help("checkpoint"))] = None,
     role: Annotated[str | None, typer.Option(help=_help("role"))] = None,
     shards: Annotated[str | None, typer.Option(help=_help("shards"))] = None,

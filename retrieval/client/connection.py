@@ -180,10 +180,8 @@ class RetrievalClient:
         timeout_s: float | None = None,
     ) -> ScoreResult:
         """Exact scores of given entities for one query; raises what `search` raises."""
-        plain = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-        form = "string_ids" if plain and isinstance(plain[0], str) else "int64_ids"
         request = messages.build(
-            pb.ScoreRequest, query=messages.write_query(query), entity_type=entity_type, **{form: plain}
+            pb.ScoreRequest, query=messages.write_query(query), entity_type=entity_type, **messages.write_ids(ids)
         )
         response = self._call(self._stub.Score, request, timeout_s)
         return messages.read_score(response)
@@ -212,6 +210,35 @@ class RetrievalClient:
             **fields,
         )
         return messages.read_explanation(self._call(self._stub.Explain, request, timeout_s))
+
+    def upsert(
+        self,
+        entity_type: str,
+        ids: Sequence[int] | Sequence[str] | AnyArray,
+        vectors: F32,
+        *,
+        space_id: str,
+        attributes: Sequence[dict[str, Any]] | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Put entities in place: ids [n], vectors float32 [n, d] of space_id, a dict of attributes each.
+
+        Returns the number of the last write, durable at the server. Raises InvalidQuery, SpaceMismatch,
+        FailedPrecondition (the server takes no writes), Overloaded (rebuild first) and Unavailable.
+        """
+        request = messages.write_upsert(entity_type, ids, vectors, space_id, attributes)
+        return int(self._call(self._stub.Upsert, request, timeout_s).position)
+
+    def delete(
+        self,
+        entity_type: str,
+        ids: Sequence[int] | Sequence[str] | AnyArray,
+        *,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Take entities away, whether they are there or not; returns and raises what `upsert` does."""
+        request = messages.build(pb.DeleteRequest, entity_type=entity_type, **messages.write_ids(ids))
+        return int(self._call(self._stub.Delete, request, timeout_s).position)
 
     def describe(self, *, timeout_s: float | None = None) -> pb.DescribeResponse:
         """What is served, as the wire message: generations, spaces, limits."""

@@ -24,6 +24,7 @@ from retrieval.client.answers import (
 )
 from retrieval.client.filters import Crowding, Filter
 from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
+from retrieval.types import F32, AnyArray
 
 _R = TypeVar("_R")
 
@@ -54,6 +55,39 @@ def write_query(query: str | Vector | Entity) -> pb.Query:
         raise errors.InvalidQuery(f"the query is a {type(query).__name__}: give a text, a Vector or an Entity")
     form = "string_id" if isinstance(query.id, str) else "int64_id"
     return pb.Query(entity=build(pb.EntityRef, entity_type=query.entity_type, **{form: query.id}))
+
+
+def write_ids(ids: Sequence[int] | Sequence[str] | AnyArray) -> dict[str, list[Any]]:
+    """Ids as the field of their kind."""
+    plain = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    return {"string_ids" if plain and isinstance(plain[0], str) else "int64_ids": plain}
+
+
+def write_upsert(
+    entity_type: str,
+    ids: Sequence[int] | Sequence[str] | AnyArray,
+    vectors: F32,
+    space_id: str,
+    attributes: Sequence[dict[str, Any]] | None,
+) -> pb.UpsertRequest:
+    """Entities to put in place; InvalidQuery when ids, vectors and attributes are not of one length."""
+    ((form, plain),) = write_ids(ids).items()
+    rows = np.asarray(vectors, np.float32)
+    given = [{}] * len(plain) if attributes is None else attributes
+    if rows.ndim != 2 or not len(plain) == len(rows) == len(given):
+        raise errors.InvalidQuery(
+            f"{len(plain)} ids, vectors {list(rows.shape)} and {len(given)} attributes do not belong together: one each"
+        )
+    entities = [
+        build(
+            pb.FreshEntity,
+            values=row,
+            attributes_json=json.dumps(each, ensure_ascii=False, default=str) if each else "",
+            **{form.removesuffix("s"): id_},
+        )
+        for id_, row, each in zip(plain, rows.tolist(), given, strict=True)
+    ]
+    return build(pb.UpsertRequest, entity_type=entity_type, space_id=space_id, entities=entities)
 
 
 def write_wanted(

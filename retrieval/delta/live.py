@@ -1,8 +1,9 @@
 """The delta in memory: the latest version of every entity written since a generation was built.
 
-Rows are only ever appended: a new version of an entity is a new row, and the old one is marked dead. A snapshot is
-therefore the count of rows at a moment with the dead marks of that moment; it shares the arrays and never changes.
-One thread applies; any number of threads search snapshots. Knows no files, filters or gRPC.
+Rows are only ever appended: a new version of an entity is a new row, and the old one is marked dead, until most rows
+are dead and the others move to new arrays. A snapshot is the count of rows at a moment with the dead marks of that
+moment; it shares the arrays and never changes. One thread applies; any number of threads search snapshots. Knows no
+files, filters or gRPC.
 """
 
 from __future__ import annotations
@@ -86,12 +87,13 @@ class LiveDelta:
         self._columns: list[pa.Table] = []
         self._rows: dict[str | int, int] = {}
         self._touched: set[str | int] = set()
+        self._graph_rows = graph_rows
         self._graphs = GraphKeeper(metric, graph_rows)
 
     @property
-    def rows(self) -> int:
-        """Rows in memory, dead ones included."""
-        return self._n
+    def size(self) -> int:
+        """Entities written since, the deleted ones included: what the next rebuild has to fold in."""
+        return len(self._touched)
 
     def apply(self, entry: Entry) -> None:
         """Apply one write; one of another space or id type only hides its entities, since it cannot be searched."""
@@ -105,6 +107,8 @@ class LiveDelta:
                 self._dead[row] = True
         if isinstance(write, Upserts) and entry.header == self.header:
             self._append(write)
+        if self._n - len(self._rows) > max(_FIRST_ROWS, len(self._rows)):
+            self._compact()
 
     def _append(self, write: Upserts) -> None:
         latest = {id_: number for number, id_ in enumerate(write.ids)}  # an id twice in one write: the last one counts
@@ -119,6 +123,16 @@ class LiveDelta:
             self._columns = [pa.concat_tables(self._columns).combine_chunks()]
         self._rows.update(zip(latest, range(first, last), strict=True))
         self._n = last
+
+    def _compact(self) -> None:
+        """Leave the dead rows behind, in arrays of its own: snapshots keep the old ones."""
+        alive = np.flatnonzero(~self._dead[: self._n])
+        self._vectors, self._ids = self._vectors[alive], self._ids[alive]
+        self._dead = np.zeros(len(alive), bool)
+        self._columns = [pa.concat_tables(self._columns).combine_chunks().take(pa.array(alive))] if len(alive) else []
+        self._rows = dict(zip(self._ids.tolist(), range(len(alive)), strict=True))
+        self._n = len(alive)
+        self._graphs = GraphKeeper(self._metric, self._graph_rows)
 
     def _grow(self, rows: int) -> None:
         if rows <= len(self._dead):

@@ -85,13 +85,13 @@ class DeltaLog:
                 raise StoreError(self._broken)
             with locked(self._home):
                 self._write(batch)
-        except StoreError as error:
-            for ticket in batch:
-                ticket.error = error
         except OSError as error:
             refused = StoreError(f"cannot write the delta's log in {self._home}: {error.strerror}")
             for ticket in batch:
                 ticket.error = refused
+        except Exception as error:  # whatever it was, nobody of the batch may be told that the write is durable
+            for ticket in batch:
+                ticket.error = error
         finally:
             for ticket in batch:
                 ticket.done = True

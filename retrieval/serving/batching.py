@@ -8,6 +8,7 @@ of TensorFlow Serving and text-embeddings-inference. Knows nothing about caches,
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from retrieval.errors import Unavailable
+from retrieval.errors import Overloaded, Unavailable
 from retrieval.topk import check_vectors
 from retrieval.types import F32
 
@@ -96,7 +97,7 @@ class Batcher:
         """The vectors float32 [d] of texts, given and returned by key; read-only.
 
         check_alive raises once the caller has gone: before the encoding, so that it can be dropped, and while waiting.
-        Raises what it raises, what the tower raised, and Unavailable for a full queue or a closing server.
+        Raises what it raises, what the tower raised, Overloaded for a full queue and Unavailable from a closing server.
         """
         keys = list(texts)
         vectors: dict[str, F32] = {}
@@ -162,9 +163,11 @@ class Batcher:
             room = self._max_queue - len(self._queue)
             if len(fresh) > room and not background:
                 self._refused += len(fresh)
-                raise Unavailable(
+                wait_ms = self._retry_after_ms(len(self._queue) + len(fresh) - self._max_queue)
+                raise Overloaded(
                     f"{len(self._queue):,} texts wait to be encoded and {len(fresh):,} more came, the limit is "
-                    f"{self._max_queue:,}: try again later or send vectors"
+                    f"{self._max_queue:,}: come again in {wait_ms} ms, or send vectors",
+                    retry_after_ms=wait_ms,
                 )
             self._joined += len(flights) - len(fresh)
             for flight in flights:
@@ -179,6 +182,11 @@ class Batcher:
                 self._wake_at = 0
                 self._arrived.notify()
             return flights
+
+    def _retry_after_ms(self, texts: int) -> int:
+        """Until so many texts will have left the queue, at what a text took so far."""
+        mean_ms = self._encode_ns / self._encoded / 1e6 if self._encoded else 10
+        return min(max(1, math.ceil(mean_ms * texts)), 10_000)
 
     def _run(self) -> None:
         while (batch := self._next()) is not None:

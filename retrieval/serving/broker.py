@@ -3,23 +3,24 @@
 Per entity type it serves one generation: among those whose every shard some leaf has, the newest; while none is whole,
 the one of which the most rows are there. So an answer never mixes generations, and with them spaces, also while leaves
 are moved to a new one; the query vector is made for the space of the generation chosen. What an unreachable leaf had
-last told stays known, so that its rows count as missing. Knows nothing about texts or merging.
+last told stays known, so that its rows count as missing; a leaf whose address its DNS name no longer has is forgotten.
+Knows nothing about texts or merging.
 """
 
 from __future__ import annotations
 
 import logging
-import socket
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import grpc
 import numpy as np
 import pyarrow as pa
 
-from retrieval.errors import DamagedData, InvalidParams, RetrievalError, Unavailable
+from retrieval.errors import DamagedData, RetrievalError, Unavailable
 from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
 from retrieval.serving import deadline
 from retrieval.serving import shard_wire as wire
@@ -27,11 +28,14 @@ from retrieval.serving.calls import GenerationDescription, LeafState
 from retrieval.serving.config import ServingSettings
 from retrieval.serving.effort import Efforts
 from retrieval.serving.fleet import Hedging, Leaf
+from retrieval.serving.leaf_access import LeafAccess
 from retrieval.serving.rankings import Served
 from retrieval.serving.remote import RemoteShards
+from retrieval.serving.targets import Resolve, Target, Targets, resolve
 from retrieval.store import Manifest
 
 _log = logging.getLogger(__name__)
+_MAX_REASON = 200  # characters of what gRPC says of a failed connection, which can be a page
 
 
 @dataclass(kw_only=True)
@@ -43,47 +47,28 @@ class _Known:
     schemas: dict[str, pa.Schema] = field(default_factory=dict)
 
 
-def read_targets(text: str) -> list[str]:
-    """The leaves `host:port`, separated by , or ; and `dns:name:port` for every address of a name.
-
-    InvalidParams for a target without a port or a name that cannot be resolved.
-    """
-    targets: list[str] = []
-    for each in (part.strip() for part in text.replace(";", ",").split(",")):
-        if not each:
-            continue
-        host, _, port = each.removeprefix("dns:").rpartition(":")
-        if not host or not port.isdigit():
-            raise InvalidParams(f"leaf {each!r} has no host and port: write host:port, or dns:name:port")
-        if each.startswith("dns:"):
-            try:
-                found = sorted(
-                    {str(info[4][0]) for info in socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)}
-                )
-            except OSError as error:
-                raise InvalidParams(
-                    f"the name {host!r} cannot be resolved ({error}): check leaves = {text!r}"
-                ) from None
-            targets += [f"[{address}]:{port}" if ":" in address else f"{address}:{port}" for address in found]
-        else:
-            targets.append(each)
-    if not targets:
-        raise InvalidParams("a broker has no leaves: name them with --shards host:port,host:port")
-    return list(dict.fromkeys(targets))
-
-
 class Broker:
-    """The leaves of `settings.shards` and what they serve together."""
+    """The leaves of `settings.shards` and what they serve together.
 
-    def __init__(self, settings: ServingSettings) -> None:
+    resolve: addresses of a DNS name. InvalidParams for leaves that are not named well, a name that has no address, and
+    files for reaching them that cannot be used.
+    """
+
+    def __init__(self, settings: ServingSettings, *, resolve: Resolve = resolve) -> None:
         self._settings = settings
-        targets = read_targets(settings.shards or "")
-        self.leaves = [Leaf(target, eject_after=settings.eject_after_failures) for target in targets]
+        self._targets = Targets(settings.shards or "", resolve)
+        self._access = LeafAccess(settings)
+        self.leaves = [self._leaf(target) for target in self._targets.known()]
+        self._resolving: Future[list[Target]] | None = None
+        self._resolve_at = time.monotonic() + settings.resolve_interval_seconds
+        self._left: list[tuple[float, Leaf]] = []  # forgotten leaves that calls in flight may still ask, until when
         self.hedging = Hedging(settings.hedge_budget)
         self._known: dict[tuple[str, str], _Known] = {}
         self._shape: object = None
+        self.spaces: frozenset[str] = frozenset()  # that the checkpoint's vectors may search; empty without one
         self._wake, self._ended = threading.Event(), threading.Event()
-        self._pool = ThreadPoolExecutor(min(64, len(self.leaves)), thread_name_prefix="probe")
+        self._pool = ThreadPoolExecutor(64, thread_name_prefix="probe")  # as many threads as there are leaves to ask
+        self._names = ThreadPoolExecutor(1, thread_name_prefix="names")
         self._thread: threading.Thread | None = None
 
     def load(self) -> dict[str, Served]:
@@ -107,7 +92,8 @@ class Broker:
         if self._thread is not None:
             self._thread.join()
         self._pool.shutdown()
-        for leaf in self.leaves:
+        self._names.shutdown(wait=False)  # a name server may take its time
+        for leaf in (*self.leaves, *(leaf for _, leaf in self._left)):
             leaf.close()
 
     def states(self) -> tuple[LeafState, ...]:
@@ -122,6 +108,10 @@ class Broker:
                 return
             try:
                 before = self._shape
+                self._look_for_leaves()
+                if self._access.look():
+                    for leaf in self.leaves:
+                        leaf.connect()
                 self._look()
                 served = self._served()
                 if served and self._shape != before:
@@ -129,13 +119,41 @@ class Broker:
             except Exception:  # the fleet is looked at again, whatever this was
                 _log.exception("looking at the fleet failed")
 
+    def _leaf(self, target: Target) -> Leaf:
+        return Leaf(target, self._access, eject_after=self._settings.eject_after_failures)
+
+    def _look_for_leaves(self) -> None:
+        """Take the addresses that the names have now; the name servers are asked beside the fleet, which goes on."""
+        now = time.monotonic()
+        for until, leaf in self._left:
+            if until < now:
+                leaf.close()
+        self._left = [(until, leaf) for until, leaf in self._left if until >= now]
+        if self._resolving is not None and self._resolving.done():
+            targets, self._resolving = self._resolving.result(), None
+            self._resolve_at = now + self._settings.resolve_interval_seconds
+            self._take(targets)
+        elif self._resolving is None and self._targets.has_names and now >= self._resolve_at:
+            self._resolving = self._names.submit(self._targets.look)
+
+    def _take(self, targets: list[Target]) -> None:
+        here = {leaf.target: leaf for leaf in self.leaves}
+        there = {target.address for target in targets}
+        if set(here) == there:
+            return
+        gone = [leaf for address, leaf in here.items() if address not in there]
+        _log.info("leaves by name: %d came, %d left", len(there - set(here)), len(gone))
+        self.leaves = [here.get(target.address) or self._leaf(target) for target in targets]
+        until = time.monotonic() + 2 * self._settings.leaf_timeout_seconds
+        self._left += [(until, leaf) for leaf in gone]
+
     def _look(self) -> None:
         list(self._pool.map(self._probe, self.leaves))
 
     def _probe(self, leaf: Leaf) -> None:
         patience = min(1.0, self._settings.probe_interval_seconds * 2)
         try:
-            told = leaf.stub.DescribeShards(pb.DescribeShardsRequest(), timeout=patience)
+            told = leaf.begin("DescribeShards", pb.DescribeShardsRequest(), patience).result()
             parts: dict[tuple[str, str], frozenset[str]] = {}
             for part in told.parts:
                 key = (part.part.entity_type, part.part.generation)
@@ -153,9 +171,10 @@ class Broker:
             if leaf.ejected:
                 self._try_out(leaf, patience)
                 leaf.succeeded()
+        except grpc.FutureCancelledError:
+            return  # its channel is being replaced
         except grpc.RpcError as error:
-            code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
-            leaf.failed(f"{code.name} when asked what it serves")
+            leaf.failed(f"{_sentence(error)} when asked what it serves")
         except (RetrievalError, pa.ArrowException, ValueError) as error:
             leaf.failed(f"tells rubbish of what it serves ({error})")
 
@@ -172,7 +191,7 @@ class Broker:
                 space_id=manifest.space_id,
                 k=1,
             )
-            (hits,) = leaf.stub.SearchShards(request, timeout=patience).hits
+            (hits,) = leaf.begin("SearchShards", request, patience).result().hits
             if hits.failure:
                 raise DamagedData(f"{name} failed with {hits.failure}")
             rows = next(each.rows for each in manifest.shards if each.name == name)
@@ -184,21 +203,22 @@ class Broker:
             for key, names in leaf.parts.items():
                 for name in names:
                     held.setdefault(key, {}).setdefault(name, []).append(leaf)
-        best: dict[str, tuple[int, str]] = {}
+        best: dict[str, tuple[bool, int, str]] = {}
         for (entity_type, generation), holders in held.items():
             manifest = self._known[entity_type, generation].manifest
             rows = sum(shard.rows for shard in manifest.shards if shard.name in holders)
-            # a whole one goes before a part, the newest whole one first
-            rank = (10_000_000 if rows == manifest.rows else int(1e6 * rows / manifest.rows), generation)
-            best[entity_type] = max(best.get(entity_type, (0, "")), rank)
+            fits = not self.spaces or manifest.space_id in self.spaces
+            # one that texts can search goes before all, a whole one before a part, the newest whole one first
+            rank = (fits, 10_000_000 if rows == manifest.rows else int(1e6 * rows / manifest.rows), generation)
+            best[entity_type] = max(best.get(entity_type, (False, 0, "")), rank)
         self._shape = {
             name: (
                 generation,
                 {shard: [each.target for each in leaves] for shard, leaves in held[name, generation].items()},
             )
-            for name, (_, generation) in best.items()
+            for name, (_, _, generation) in best.items()
         }
-        return {name: self._open(name, generation, held[name, generation]) for name, (_, generation) in best.items()}
+        return {name: self._open(name, generation, held[name, generation]) for name, (_, _, generation) in best.items()}
 
     def _open(self, entity_type: str, generation: str, holders: dict[str, list[Leaf]]) -> Served:
         known = self._known[entity_type, generation]
@@ -218,3 +238,9 @@ class Broker:
         remaining = deadline.remaining_s()
         most = self._settings.leaf_timeout_seconds
         return most if remaining is None else min(most, remaining * self._settings.leaf_deadline_share)
+
+
+def _sentence(error: grpc.RpcError) -> str:
+    if not isinstance(error, grpc.Call):
+        return "UNKNOWN"
+    return f"{error.code().name} ({(error.details() or 'no reason given')[:_MAX_REASON]})"

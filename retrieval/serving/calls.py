@@ -203,6 +203,41 @@ class LeafState:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FollowState:
+    """How a server follows the store, of one entity type; empty strings where there is nothing to tell.
+
+    published: what CURRENT named last; previous: kept loaded for a rollback; quarantined: generations not taken up,
+    each with the reason; alarm: what the last replay of the canaries found wrong; canary_recall: of the last replay.
+    """
+
+    entity_type: str
+    generation: str
+    published: str = ""
+    previous: str = ""
+    quarantined: tuple[str, ...] = ()
+    canary_recall: float | None = None
+    alarm: str = ""
+    trouble: str = ""  # why the store could not be read when it was looked at last
+    swaps: int = 0
+    rollbacks: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaState:
+    """Fresh entities of one type: those that can be found, rows of the generation that they hide, the last write seen.
+
+    folded: writes up to this one are in the generation itself; trouble: why the log is not read on.
+    """
+
+    entity_type: str
+    rows: int
+    hidden: int
+    position: int
+    folded: int
+    trouble: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Description:
     """What is served."""
 
@@ -214,3 +249,5 @@ class Description:
     live_recall: tuple[LiveRecall, ...] = ()
     leaves: tuple[LeafState, ...] = ()
     pressure: str = "none"  # step of the brown-out ladder
+    following: tuple[FollowState, ...] = ()
+    delta: tuple[DeltaState, ...] = ()

@@ -1,81 +1,62 @@
-"""Canaries: stored queries with the answers that the build got, replayed before a generation may serve.
+"""Replaying canaries: stored queries with the answers that the build got, searched here before and while one serves.
 
-Checksums prove that the bytes are the builder's; canaries prove that this machine's libraries still read them as the
-builder's did. Knows nothing about processes or stores.
+Checksums prove that the bytes are the builder's; canaries prove that this machine's libraries and checkpoint still read
+them as the builder's did. What a canary is and when it has drifted is `retrieval.canaries`. Knows nothing about
+processes or stores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
-
+from retrieval.canaries import Canaries, CanaryReport, Encode, judge, read_canaries
 from retrieval.errors import DamagedData
 from retrieval.serving import fanout
 from retrieval.serving.calls import DEFAULT_EFFORT
 from retrieval.serving.effort import Efforts
 from retrieval.serving.shards import Shard
 from retrieval.store import Generation
-from retrieval.store.generation import CANARIES_FILE
-from retrieval.topk import recall
-from retrieval.types import F32
+from retrieval.types import F32, AnyArray
 
-# a library that misreads a file scores near 0; another CPU's rounding costs a tie here and there
-_FLOOR = 0.8
-_TOLERANCE = 1e-3  # of a score, relative above 1: rounding of another instruction set
+__all__ = ["Canaries", "CanaryReport", "measure", "read_canaries", "replay"]
+
+_AT_ONCE = 16  # searched together: callers' queries go between
 
 
-@dataclass(frozen=True, kw_only=True)
-class Canaries:
-    """queries: float32 [c, d], ready for the index; scores: float32 [c, k], -inf where fewer rows exist."""
+def measure(
+    generation: Generation, shards: Sequence[Shard], canaries: Canaries, *, encode: Encode | None = None
+) -> CanaryReport:
+    """Search the canaries at the default effort in all shards of the generation, and say what came back.
 
-    queries: F32
-    scores: F32
-
-
-def read_canaries(generation: Generation) -> Canaries | None:
-    """The generation's canaries, or None when it was published without; DamagedData when they cannot be read."""
-    path = generation.path / CANARIES_FILE
-    if not path.exists():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            queries, scores = np.asarray(stored["queries"], np.float32), np.asarray(stored["scores"], np.float32)
-    except (OSError, ValueError, KeyError) as error:
-        raise DamagedData(f"{path} does not hold canaries: {error}") from error
-    if (
-        queries.ndim != 2
-        or queries.shape[1] != generation.manifest.d
-        or len(scores) != len(queries)
-        or scores.ndim != 2
-    ):
-        raise DamagedData(f"{path} holds queries {queries.shape} and scores {scores.shape}: one row each per canary")
-    return Canaries(queries=queries, scores=scores)
-
-
-def replay(generation: Generation, shards: Sequence[Shard], canaries: Canaries) -> float:
-    """Search the canaries at the default effort; the recall against the stored answers.
-
-    Raises DamagedData when a shard fails or when too few of the stored answers come back.
+    encode: texts to vectors float32 [n, d], of a tower of the space that encoded the texts (`Canaries.space_id`): a
+    compatible one may search the shards but makes other vectors. With it the canaries that have a text must get the
+    stored vector again. A shard that fails is a failure in the report; what `encode` raises goes through.
     """
-    manifest = generation.manifest
     k = canaries.scores.shape[1]
-    hits, reached = fanout.search_shards(
-        shards, canaries.queries, k, Efforts(manifest).choose(DEFAULT_EFFORT, k).params, None
-    )
-    if reached.failures:
+    params = Efforts(generation.manifest).choose(DEFAULT_EFFORT, k).params
+    found_ids: list[AnyArray] = []
+    found_scores: list[F32] = []
+    for start in range(0, len(canaries.queries), _AT_ONCE):
+        xq = canaries.queries[start : start + _AT_ONCE]
+        hits, reached = fanout.search_shards(shards, xq, k, params, None)
+        if reached.failures:
+            failure = "; ".join(reached.failures)
+            return CanaryReport(
+                canaries=len(canaries.queries), recall=0, texts_checked=0, lowest_cosine=None, worst="", failure=failure
+            )
+        merged = [fanout.merge_hits(hits, number, k) for number in range(len(xq))]
+        found_ids += [each.ids for each in merged]
+        found_scores += [each.scores for each in merged]
+    return judge(canaries, found_ids, found_scores, encode=encode)
+
+
+def replay(
+    generation: Generation, shards: Sequence[Shard], canaries: Canaries, *, encode: Encode | None = None
+) -> CanaryReport:
+    """As `measure`; DamagedData when a shard fails, a text gets another vector or too few answers come back."""
+    report = measure(generation, shards, canaries, encode=encode)
+    if not report.good:
         raise DamagedData(
-            f"generation {manifest.id} fails its canaries: {'; '.join(reached.failures)}; roll back or rebuild"
+            f"generation {generation.manifest.id} fails its canaries: {report.failure}; roll back or rebuild"
         )
-    found = np.full(canaries.scores.shape, -np.inf, np.float32)
-    for number in range(len(found)):
-        merged = fanout.merge_hits(hits, number, k)
-        found[number, : len(merged.scores)] = merged.scores
-    share = recall(found, canaries.scores, tolerance=_TOLERANCE)
-    if share < _FLOOR:
-        raise DamagedData(
-            f"generation {manifest.id} fails its canaries: {share:.3f} of the stored answers came back, {_FLOOR} are "
-            "needed; roll back or rebuild"
-        )
-    return share
+    return report

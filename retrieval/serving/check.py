@@ -12,8 +12,9 @@ from retrieval.errors import NoGeneration, SpaceMismatch
 from retrieval.serving.auth import read_callers
 from retrieval.serving.config import ServingSettings
 from retrieval.serving.credentials import read_tls
+from retrieval.serving.leaf_access import describe
+from retrieval.serving.origin import Origin
 from retrieval.serving.text_path import check_files
-from retrieval.store import Store
 
 
 def check(settings: ServingSettings) -> list[str]:
@@ -22,6 +23,7 @@ def check(settings: ServingSettings) -> list[str]:
     spaces = {} if settings.role == "broker" else _check_store(settings, found)
     if settings.role == "broker":
         found.append(f"broker of the leaves {settings.shards}: they are asked at the start, not here")
+        found.append(describe(settings))
     if settings.checkpoint is not None:
         from retrieval.towers.checkpoint import read_checkpoint
 
@@ -46,7 +48,7 @@ def check(settings: ServingSettings) -> list[str]:
 
 
 def _check_store(settings: ServingSettings, found: list[str]) -> dict[str, str]:
-    store = Store(settings.store)
+    store = Origin(settings).published
     spaces: dict[str, str] = {}
     for entity_type in store.entity_types():
         try:

@@ -8,14 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from retrieval.errors import InvalidParams
 from retrieval.serving.admission import AdmissionSettings
 from retrieval.serving.calls import Limits
+from retrieval.serving.delta.settings import DeltaSettings
 from retrieval.serving.encode_settings import EncodeSettings
 from retrieval.serving.live_recall import LiveRecallSettings
 from retrieval.serving.pressure import PressureSettings
+from retrieval.serving.swap_settings import FollowSettings
+from retrieval.store.place import is_url
 
 MIB = 1024 * 1024
 
@@ -25,7 +28,10 @@ class ServingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    store: Path = Field(description="store whose live generations are served")
+    store: Path | str = Field(
+        description="store whose live generations are served: a folder, or a URL such as s3://bucket/store, which "
+        "needs follow.cache",
+    )
     checkpoint: Path | None = Field(None, description="query tower; without one only vectors and entities are searched")
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 opens it to other hosts")
     port: int = Field(8980, ge=0, le=65_535, description="port to listen on; 0 picks a free one")
@@ -77,6 +83,12 @@ class ServingSettings(BaseModel):
     live_recall: LiveRecallSettings = Field(
         LiveRecallSettings(), description="how many answers are searched again exactly, in idle time"
     )
+    follow: FollowSettings = Field(
+        FollowSettings(), description="what a running server does when the store publishes another generation"
+    )
+    delta: DeltaSettings = Field(
+        DeltaSettings(), description="fresh entities: upserts and deletes beside the live generation"
+    )
     role: Literal["all", "shard", "broker"] = Field(
         "all",
         description="all serves a store alone; shard is a leaf, which answers a broker; broker asks leaves and reads "
@@ -98,6 +110,19 @@ class ServingSettings(BaseModel):
     )
     probe_interval_seconds: float = Field(
         0.5, gt=0, le=60, description="time between two looks at the leaves; ejected ones come back after about as long"
+    )
+    resolve_interval_seconds: float = Field(
+        5.0, gt=0, le=3_600, description="time between two looks at the addresses of dns:name:port; leaves follow them"
+    )
+    leaf_ca: Path | None = Field(
+        None, description="of a broker: PEM file of the authority of its leaves' certificates; it speaks TLS to them"
+    )
+    leaf_certificate: Path | None = Field(
+        None, description="of a broker: PEM file that it shows to leaves which ask for a certificate"
+    )
+    leaf_key: Path | None = Field(None, description="PEM file with the private key of leaf_certificate")
+    leaf_token_file: Path | None = Field(
+        None, description="of a broker: file with the token that it sends to its leaves, which know it by its SHA-256"
     )
     hedge_budget: float = Field(
         0.05, ge=0, le=1, description="extra calls to a second replica when the first is slow, as a share of all calls"
@@ -167,6 +192,11 @@ class ServingSettings(BaseModel):
         None, description="TOML file of callers, their tokens' SHA-256 and quotas; with it every call needs a token"
     )
 
+    @field_validator("store")
+    @classmethod
+    def _path_unless_url(cls, value: Path | str) -> Path | str:
+        return value if is_url(value) else Path(value)
+
     @property
     def limits(self) -> Limits:
         """The limits that calls are held to."""
@@ -215,3 +245,9 @@ def _check_together(settings: ServingSettings) -> None:
         raise InvalidParams(f"{there} is set without {missing}: a certificate and its key go together")
     if settings.tls_client_ca is not None and settings.tls_certificate is None:
         raise InvalidParams("tls_client_ca is set without tls_certificate: callers are checked over TLS only")
+    if (settings.leaf_certificate is None) != (settings.leaf_key is None):
+        there, missing = ("leaf_key", "leaf_certificate")[:: 1 if settings.leaf_key else -1]
+        raise InvalidParams(f"{there} is set without {missing}: a certificate and its key go together")
+    for name in ("leaf_ca", "leaf_certificate", "leaf_token_file"):
+        if settings.role != "broker" and getattr(settings, name) is not None:
+            raise InvalidParams(f"{name} is set with role = {settings.role!r}: only a broker has leaves, leave it out")

@@ -83,12 +83,19 @@ class TlsReloader:
             return _configuration(self._files)
 
     def _stamps(self) -> list[tuple[int, int, int] | None]:
-        return [_stamp(path) for path in self._paths]
+        return [stamp(path) for path in self._paths]
+
+
+def read_shown(certificate: Path, key: Path) -> TlsFiles:
+    """Read and try the pair that a caller shows to a server; InvalidParams names the file and what is wrong with it."""
+    parts = (read_file(certificate), read_file(key))
+    expires = _try_handshake(certificate, key, of_caller=True)
+    return TlsFiles(certificate=parts[0], key=parts[1], client_ca=None, expires=expires)
 
 
 def read_tls(certificate: Path, key: Path, client_ca: Path | None = None) -> TlsFiles:
     """Read and try the PEM files; InvalidParams names the file and what is wrong with it."""
-    parts = [_read(certificate), _read(key), None if client_ca is None else _read(client_ca)]
+    parts = [read_file(certificate), read_file(key), None if client_ca is None else read_file(client_ca)]
     expires = _try_handshake(certificate, key)
     if client_ca is not None:
         try:
@@ -98,24 +105,28 @@ def read_tls(certificate: Path, key: Path, client_ca: Path | None = None) -> Tls
     return TlsFiles(certificate=parts[0] or b"", key=parts[1] or b"", client_ca=parts[2], expires=expires)
 
 
-def _try_handshake(certificate: Path, key: Path) -> float:
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+def _try_handshake(certificate: Path, key: Path, *, of_caller: bool = False) -> float:
+    # of a caller: it shows the pair and the server judges it, which needs some pair of its own and takes the same
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False  # the names are for callers to judge; here it is the dates that count
+    judge = server if of_caller else client
     try:
         # an empty password, so that a key with one is an error and not a question on the terminal
-        server.load_cert_chain(certificate, key, password="")
+        for holder in (server, client) if of_caller else (server,):
+            holder.load_cert_chain(certificate, key, password="")
     except ssl.SSLError as error:
         reason = {"KEY_VALUES_MISMATCH": f"{key} is not the key of {certificate}"}.get(
             str(error.reason), f"{certificate} and {key} are not a certificate and its unencrypted key in PEM form"
         )
         raise InvalidParams(f"{reason}: give the two files of one pair") from None
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.check_hostname = False  # the names are for callers to judge; here it is the dates that count
-    client.verify_flags |= ssl.VerifyFlags(0x80000)  # X509_V_FLAG_PARTIAL_CHAIN: trust the certificate itself
+    client.verify_mode = ssl.CERT_NONE if of_caller else ssl.CERT_REQUIRED
+    server.verify_mode = ssl.CERT_REQUIRED if of_caller else ssl.CERT_NONE
+    judge.verify_flags |= ssl.VerifyFlags(0x80000)  # X509_V_FLAG_PARTIAL_CHAIN: trust the certificate itself
     leaf = certificate.read_text(errors="replace").split("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n"
     with tempfile.NamedTemporaryFile("w", suffix=".pem") as own:
         own.write(leaf[leaf.find("-----BEGIN") :])
         own.flush()
-        client.load_verify_locations(own.name)
+        judge.load_verify_locations(own.name)
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [
         client.wrap_bio(to_client, to_server, server_hostname="localhost"),
@@ -130,7 +141,7 @@ def _try_handshake(certificate: Path, key: Path) -> float:
             raise InvalidParams(
                 f"{certificate} cannot be used: {error.verify_message}; put a valid certificate in its place"
             ) from None
-    found = ends[0].getpeercert() or {}
+    found = ends[1 if of_caller else 0].getpeercert() or {}
     return float(ssl.cert_time_to_seconds(str(found["notAfter"])))
 
 
@@ -138,14 +149,16 @@ def _configuration(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(files.key, files.certificate)], files.client_ca)
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The bytes of a file; InvalidParams names it when it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
         raise InvalidParams(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
 
 
-def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+def stamp(path: Path | None) -> tuple[int, int, int] | None:
+    """What changes when a file is replaced or written; None without a file."""
     try:
         found = None if path is None else path.stat()
     except OSError:

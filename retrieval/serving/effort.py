@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from retrieval.params import FlatSearch, HnswSearch, IvfpqSearch, SearchParams, make_params
 from retrieval.serving.calls import Effort
-from retrieval.serving.frontier import MEASURED_K, Frontier
+from retrieval.serving.frontier import MEASURED_K, Frontier, preferred
 from retrieval.serving.promise import RECALL, lowered, pick
 from retrieval.store import Manifest
 from retrieval.types import IndexKind
@@ -68,7 +68,7 @@ class Efforts:
         """
         params = {kind: self._resolve(kind, effort) for kind in self._kinds}
         recall = self._measured(params, k) or (None, None)
-        expected = recall[0] if k <= 10 else recall[1] if k <= MEASURED_K else None
+        expected = recall[0] if k <= 10 else recall[1] if k <= MEASURED_K else self._deep(params, k)
         used = _used(params.values(), k)
         return Chosen(
             params=params, used=used, recall_at_10=recall[0], recall_at_100=recall[1], expected_recall=expected
@@ -149,12 +149,20 @@ class Efforts:
         values.update({name: value for name in cls.model_fields if (value := getattr(effort, name, None)) is not None})
         return make_params(cls, values)
 
+    def _deep(self, params: dict[IndexKind, SearchParams], k: int) -> float | None:
+        """Recall of the best k beyond MEASURED_K, where an effort was measured that spends as much on so many."""
+        if len(params) != 1:
+            return None
+        ((_, chosen),) = params.items()
+        same = (point for point in self._points(None) if _spent(point.for_k(k).params, k) == _spent(chosen, k))
+        return next((point.recall(k) for point in same), None)
+
     def _measured(self, params: dict[IndexKind, SearchParams], k: int) -> tuple[float, float] | None:
         if len(params) != 1:
             return None  # a frontier point describes one kind
         ((kind, chosen),) = params.items()
         cls, spent = _TYPES[kind], _spent(chosen, k)
-        for point in self._manifest.frontier:
+        for point in preferred(self._manifest.frontier):
             if point.filter_band is not None:
                 continue
             if set(point.params) <= set(cls.model_fields) and _spent(cls(**point.params), MEASURED_K) == spent:

@@ -30,7 +30,9 @@ class EncodeSettings(BaseModel):
         "bounds only how long a query that nobody types any more is kept on disk",
     )
     cache_file: Path | None = Field(
-        default=None, description="file that keeps the cache over a restart, so that a new process does not begin cold"
+        default=None,
+        description="file that keeps the cache over a restart, so that a new process does not begin cold; "
+        "with workers each writes one of its own beside it, FILE.worker-0 and so on, and reads all of them",
     )
     cache_save_seconds: float = Field(
         default=600.0,

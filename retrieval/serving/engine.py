@@ -10,24 +10,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from retrieval import __version__
-from retrieval.errors import InvalidQuery, Unavailable
+from retrieval.errors import InvalidQuery
 from retrieval.serving import asked, choice, fanout, live_recall, worth
 from retrieval.serving import effort as efforts
 from retrieval.serving import encode as encoding
 from retrieval.serving import explain as explaining
 from retrieval.serving.calls import (
     DEFAULT_EFFORT,
+    DeltaState,
     Description,
     Embedding,
     EntityId,
     EntityQuery,
+    FollowState,
     Limits,
     Query,
     ScoreAnswer,
     SearchAnswer,
     Source,
     Timings,
-    VectorQuery,
     Wanted,
 )
 from retrieval.serving.following import Fleet
@@ -39,6 +40,8 @@ from retrieval.serving.rankings import (
     with_shortfall,
 )
 from retrieval.serving.shards import Hits
+from retrieval.serving.shown import Shown
+from retrieval.serving.snapshot import stored_vector, types_of
 from retrieval.serving.threads import search_pool
 from retrieval.types import F32, AnyArray, Metric
 
@@ -71,12 +74,14 @@ class Engine:
         ladder: Ladder | None = None,
         live: LiveRecallMeter | None = None,
     ) -> None:
-        self._served = dict(served)
+        self.shown = Shown(served)
         self._tower = tower
         self._fleet: Fleet | None = None
         self._pool = search_pool(shard_threads, "shard") if shard_threads else None
         self.limits = limits or Limits()
         self.ladder, self.live = ladder, live
+        self.following: Callable[[], tuple[FollowState, ...]] = tuple  # told by what swaps generations
+        self.delta: Callable[[], tuple[DeltaState, ...]] = tuple  # told by what keeps fresh entities
 
     def search(
         self,
@@ -105,10 +110,11 @@ class Engine:
         different metrics in one ranking) and Unavailable (less than the minimum coverage).
         """
         started = time.perf_counter_ns()
-        types = self._types(wanted.entity_types)
+        held = self.shown.all  # once in each call, since another generation may take its place meanwhile
+        types = types_of(held, wanted.entity_types)
         asked.check_search(len(queries), wanted, types, self.limits)
         check_alive()
-        encoded = self._encode(queries, check_alive)
+        encoded = self._encode(held, queries, check_alive)
         chosen = choice.choose(types, wanted, len(queries), remaining_s(), self.ladder)
         vectors = [_for_index(served, encoded) for served in types]
         encoded_at = time.perf_counter_ns()
@@ -150,12 +156,13 @@ class Engine:
         wanted.entity_types is not read. Costs about two exact searches beside the search itself; raises what
         `search_batch` raises.
         """
-        types = self._types((entity.entity_type,))
+        held = self.shown.all
+        types = types_of(held, (entity.entity_type,))
         asked.check_search(1, wanted, types, self.limits)
         (served,) = types
         ids = asked.id_array([entity.id], served)
         check_alive()
-        encoded = self._encode([query], check_alive)
+        encoded = self._encode(held, [query], check_alive)
         (chosen,) = choice.choose(types, wanted, 1, None, self.ladder)
         xq = _for_index(served, encoded)
         check_alive()
@@ -195,12 +202,13 @@ class Engine:
         shard answered).
         """
         started = time.perf_counter_ns()
-        (served,) = self._types((entity_type,))
+        held = self.shown.all
+        (served,) = types_of(held, (entity_type,))
         if not 1 <= len(ids) <= self.limits.max_k:
             raise InvalidQuery(f"{len(ids):,} ids were sent to be scored, the limits are 1 and {self.limits.max_k:,}")
         wanted_ids = asked.id_array(ids, served)
         check_alive()
-        encoded = self._encode([query], check_alive)
+        encoded = self._encode(held, [query], check_alive)
         xq = _for_index(served, encoded)
         encoded_at = time.perf_counter_ns()
         check_alive()
@@ -222,22 +230,28 @@ class Engine:
             version=__version__,
             query_space_id=self._tower.space_id if self._tower else None,
             compatible_space_ids=tuple(self._tower.compatible) if self._tower else (),
-            generations=tuple(served.about for served in self._served.values()),
+            generations=tuple(served.about for served in self.shown.all.values()),
             limits=self.limits,
             leaves=() if self._fleet is None else self._fleet.states(),
             live_recall=() if self.live is None else self.live.measured(),
             pressure=Step.NONE.label if self.ladder is None else self.ladder.step.label,
+            following=self.following(),
+            delta=self.delta(),
         )
 
     @property
     def served(self) -> dict[str, Served]:
         """What calls are answered from, by entity type."""
-        return self._served
+        return self.shown.all
+
+    def put(self, served: Served) -> None:
+        """Answer for its entity type from this; calls in flight finish with what they began with."""
+        self.shown.put(served)
 
     def follow(self, fleet: Fleet) -> None:
         """Answer from what a fleet serves, as it changes; calls in flight finish with what they began with."""
         self._fleet = fleet
-        fleet.watch(lambda served: setattr(self, "_served", dict(served)))
+        fleet.watch(self.shown.replace)
 
     @property
     def tower(self) -> encoding.TextTower | None:
@@ -255,13 +269,6 @@ class Engine:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def _types(self, names: Sequence[str]) -> list[Served]:
-        served = self._served  # read once: a fleet may put another in its place meanwhile
-        unknown = [name for name in names if name not in served]
-        if unknown:
-            raise InvalidQuery(f"entity type {unknown[0]!r} is not served; these are: {', '.join(served)}")
-        return [served[name] for name in dict.fromkeys(names or served)]
-
     def _search(
         self, served: Served, xq: F32, wanted: Wanted, chosen: efforts.Chosen
     ) -> tuple[list[Hits | None], Source]:
@@ -271,24 +278,12 @@ class Engine:
         worth.check_coverage(source, wanted.minimum_coverage)
         return hits, source
 
-    def _encode(self, queries: Sequence[Query], check_alive: Callable[[], None]) -> list[encoding.Encoded]:
+    def _encode(
+        self, held: Mapping[str, Served], queries: Sequence[Query], check_alive: Callable[[], None]
+    ) -> list[encoding.Encoded]:
         choice.check_cached(choice.texts_of(queries), self._tower, self.ladder)
-        plain = [self._stored(query) if isinstance(query, EntityQuery) else query for query in queries]
+        plain = [stored_vector(held, each, self._pool) if isinstance(each, EntityQuery) else each for each in queries]
         return encoding.encode(plain, self._tower, self.limits, check_alive)
-
-    def _stored(self, query: EntityQuery) -> VectorQuery:
-        (served,) = self._types((query.entity_type,))
-        vectors, found, reached = fanout.find_vectors(served.shards, asked.id_array([query.id], served), self._pool)
-        if not found[0]:
-            if reached.failures:
-                raise Unavailable(
-                    f"{query.entity_type} {query.id!r} cannot be looked up: {'; '.join(reached.failures)}"
-                )
-            raise InvalidQuery(
-                f"there is no {query.entity_type} {query.id!r} in generation {served.about.manifest.id}"
-                ": send an id it holds"
-            )
-        return VectorQuery(values=vectors[0], space_id=served.about.manifest.space_id)
 
 
 def _for_index(served: Served, encoded: Sequence[encoding.Encoded]) -> F32:

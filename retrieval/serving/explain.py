@@ -28,6 +28,7 @@ class Verdict(StrEnum):
 
     RETURNED = "RETURNED"
     ABSENT = "ABSENT"
+    DELETED = "DELETED"
     QUARANTINED = "QUARANTINED"
     FILTERED_OUT = "FILTERED_OUT"
     LIST_NOT_PROBED = "LIST_NOT_PROBED"
@@ -142,6 +143,9 @@ def _missing(answered: Answered, entity_id: EntityId, name: str, failures: tuple
     manifest = answered.served.about.manifest
     if failures:
         return Verdict.NOT_COVERED, f"{name} is in no shard that answered ({'; '.join(failures)}): try again"
+    # numpy's integers and strings are equal to Python's, and hash alike
+    if entity_id in answered.served.hidden:
+        return Verdict.DELETED, f"{name} was deleted since generation {manifest.id} was built: upsert it again"
     for reason, examples in manifest.quarantine.examples.items():
         if str(entity_id) in examples:
             return (

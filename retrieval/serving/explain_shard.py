@@ -14,7 +14,7 @@ from retrieval.indexes import ShardIndex
 from retrieval.params import IvfpqSearch, SearchParams
 from retrieval.serving.ranked_rows import Hits
 from retrieval.serving.restrict import Allowed
-from retrieval.serving.rows import Rows
+from retrieval.serving.rows import RowIds
 from retrieval.types import F32, I32, NO_ROW, AnyArray
 
 _SCORED_AT_ONCE = 65_536
@@ -46,17 +46,17 @@ class ShardExplanation:
 def explain_shard(
     name: str,
     index: ShardIndex,
-    rows: Rows,
+    rows: RowIds,
     allowed: Allowed | None,
     hits: Hits,
     xq: F32,
     ids: AnyArray,
+    row: int,
     k: int,
     params: SearchParams,
     score: float | None,
 ) -> ShardExplanation:
-    """Follow the entity ids [1] through the search for one query [1, d] that gave `hits`."""
-    row = int(rows.find(ids)[0])
+    """Follow the entity ids [1], in row `row` or NO_ROW, through the search for one query [1, d] that gave `hits`."""
     every = _allowed_rows(index.n, allowed)
     if row == NO_ROW:
         rank = 0 if score is None else 1 + _before(index, rows, xq, every, np.float32(score), ids)
@@ -92,7 +92,7 @@ def _allowed_rows(n: int, allowed: Allowed | None) -> I32:
     return np.flatnonzero(np.unpackbits(allowed.bits, count=n, bitorder="little")).astype(np.int32)
 
 
-def _before(index: ShardIndex, rows: Rows, xq: F32, every: I32, score: np.float32, ids: AnyArray) -> int:
+def _before(index: ShardIndex, rows: RowIds, xq: F32, every: I32, score: np.float32, ids: AnyArray) -> int:
     """How many of the rows rank before an entity of this score and id."""
     count = 0
     for first in range(0, len(every), _SCORED_AT_ONCE):

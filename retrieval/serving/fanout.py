@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import numpy as np
 import pyarrow as pa
 
-from retrieval.errors import InvalidArgument, Unavailable
+from retrieval.errors import InvalidArgument, Overloaded, Unavailable
 from retrieval.params import SearchParams
 from retrieval.serving.filters import UNRESTRICTED, Crowding, Restriction
 from retrieval.serving.restrict import codes_of, concatenated, crowd_ranks
@@ -69,6 +69,18 @@ class Together(Protocol):
         """As `Shard.vectors`, of each shard."""
         ...
 
+    def explain(
+        self,
+        xq: F32,
+        ids: AnyArray,
+        k: int,
+        params: Mapping[IndexKind, SearchParams],
+        restriction: Restriction = UNRESTRICTED,
+        score: float | None = None,
+    ) -> list[ShardExplanation | Exception]:
+        """As `Shard.explain`, of each shard."""
+        ...
+
 
 def search_shards(
     shards: Sequence[Shard],
@@ -83,7 +95,7 @@ def search_shards(
     InvalidArgument from a shard is the caller's mistake and is raised.
     """
     # asking a protocol costs some 9 microseconds, which the plain tuple of most servers need not pay for every call
-    if not isinstance(shards, tuple) and isinstance(shards, Together):
+    if type(shards) is not tuple and isinstance(shards, Together):
         return _reached(shards, shards.search(xq, k, params, restriction))
     return _ask(shards, lambda shard: shard.search(xq, k, params[shard.kind], restriction=restriction), pool)
 
@@ -99,6 +111,8 @@ def explain_shards(
     score: float | None = None,
 ) -> tuple[list[ShardExplanation | None], Reached]:
     """What every shard says of the entity ids [1] for one query [1, d]; None stands for a shard that failed."""
+    if isinstance(shards, Together):
+        return _reached(shards, shards.explain(xq, ids, k, params, restriction, score))
     return _ask(
         shards,
         lambda shard: shard.explain(xq, ids, k, params[shard.kind], restriction=restriction, score=score),
@@ -224,6 +238,9 @@ def _ask(
             return question(shard)
         except InvalidArgument:
             raise
+        except (Unavailable, Overloaded) as error:  # expected of a fleet, and it says itself why
+            _log.warning("%s: %s", shard.name, error)
+            return error
         except Exception as error:
             _log.exception("%s failed", shard.name)
             return error
@@ -239,7 +256,11 @@ def _reached(shards: Sequence[Shard], asked: Iterable[_R | Exception]) -> tuple[
     for shard, answer in zip(shards, asked, strict=True):
         if isinstance(answer, Exception):
             answers.append(None)
-            why = f": {answer}" if isinstance(answer, Unavailable) else f" failed with {type(answer).__name__}"
+            why = (
+                f": {answer}"
+                if isinstance(answer, Unavailable | Overloaded)
+                else f" failed with {type(answer).__name__}"
+            )
             failures.append(f"{shard.name} ({shard.rows:,} rows){why}")
         else:
             answers.append(answer)

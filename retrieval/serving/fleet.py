@@ -11,41 +11,59 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import grpc
 import numpy as np
 
 from retrieval.pb.retrieval.v1 import retrieval_pb2_grpc
 from retrieval.serving.calls import LeafState
+from retrieval.serving.leaf_access import LeafAccess
+from retrieval.serving.targets import Target
 
 _log = logging.getLogger(__name__)
 _WINDOW = 512  # latencies kept per set of replicas
 _ENOUGH = 20  # of them before the percentile is believed
 _RECOUNT = 32  # latencies between two looks at the percentile
 _BANK = 10.0  # hedges that a quiet time can save up
-_OPTIONS = (
+_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     # a leaf that is back shall be seen within a probe or two
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
-)
+]
 
 
 class Leaf:
     """One server of shards: its channel, and whether it can be trusted at the moment. Any thread may use it."""
 
-    def __init__(self, target: str, *, eject_after: int) -> None:
-        self.target = target
+    def __init__(self, target: Target, access: LeafAccess, *, eject_after: int) -> None:
+        self.target = target.address
         self.ejected = False
         self.last_error = ""
         self.parts: dict[tuple[str, str], frozenset[str]] = {}  # (entity type, generation) -> shards, as last told
         self._eject_after = eject_after
         self._failures = 0
         self._lock = threading.Lock()
-        self._channel = grpc.insecure_channel(target, options=_OPTIONS)
-        self.stub = retrieval_pb2_grpc.ShardStub(self._channel)  # type: ignore[no-untyped-call, unused-ignore]
+        self._where, self._access = target, access
+        self._channels: list[grpc.Channel] = []
+        self.connect()
+
+    def connect(self) -> None:
+        """A channel by the files as they are now; calls in flight end on the one before, which the next one closes."""
+        channel = self._access.channel(self._where, _OPTIONS)
+        self._stub = retrieval_pb2_grpc.ShardStub(channel)  # type: ignore[no-untyped-call, unused-ignore]
+        self._channels.append(channel)
+        for old in self._channels[:-2]:
+            old.close()
+        self._channels = self._channels[-2:]
+
+    def begin(self, method: str, request: Any, timeout_s: float, metadata: Sequence[tuple[str, str]] = ()) -> Any:
+        """Start a call of the service `Shard`, with the broker's token if it has one; the gRPC future."""
+        call = getattr(self._stub, method)
+        return call.future(request, timeout=timeout_s, metadata=(*metadata, *self._access.metadata))
 
     def succeeded(self) -> None:
         """Count an answer that was right; a leaf that was ejected is back."""
@@ -76,8 +94,9 @@ class Leaf:
         )
 
     def close(self) -> None:
-        """Close the channel."""
-        self._channel.close()
+        """Close the channels."""
+        for channel in self._channels:
+            channel.close()
 
 
 class Hedging:

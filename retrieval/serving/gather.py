@@ -16,8 +16,10 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
-from retrieval.errors import DamagedData, InvalidArgument, RetrievalError, Unavailable
+from retrieval.errors import DamagedData, InvalidArgument, Overloaded, RetrievalError, Unavailable
+from retrieval.serving import observing
 from retrieval.serving.fleet import Hedging, Leaf
+from retrieval.serving.status import RETRY_METADATA_KEY
 
 _A = TypeVar("_A")
 _PATIENCE_S = 0.02  # a leaf that got less time than this is not blamed for being late
@@ -54,7 +56,7 @@ def gather(
     timeout_s: float,
     on_stale: Callable[[], None],
 ) -> dict[str, _A | Exception]:
-    """The answer of every shard, or why there is none (Unavailable naming the leaf).
+    """The answer of every shard, or why there is none (Unavailable naming the leaf, Overloaded where it is full).
 
     holders: the leaves of each shard. timeout_s: of the whole. on_stale: called when a leaf serves another generation.
     InvalidArgument from a leaf is the caller's mistake and is raised.
@@ -64,8 +66,9 @@ def gather(
     done: queue.SimpleQueue[_Attempt] = queue.SimpleQueue()
     answers: dict[str, _A | Exception] = {}
     tried: dict[str, list[Leaf]] = {shard: [] for shard in holders}
-    reasons: dict[str, str] = {}
+    reasons: dict[str, Unavailable | Overloaded] = {}
     running: list[_Attempt] = []
+    metadata = observing.outgoing_metadata()
 
     def left(shard: str) -> list[Leaf]:
         return [leaf for leaf in holders[shard] if leaf not in tried[shard] and not leaf.ejected]
@@ -78,7 +81,7 @@ def gather(
                 leaf = choices[turn % len(choices)]
                 chosen.setdefault((leaf, tuple(each.target for each in holders[shard])), []).append(shard)
             elif not any(shard in each.shards for each in running):
-                answers[shard] = Unavailable(reasons.get(shard) or _why_none(holders[shard]))
+                answers[shard] = reasons.get(shard) or Unavailable(_why_none(holders[shard]))
         merged: dict[Leaf, tuple[list[str], tuple[str, ...]]] = {}
         for (leaf, replicas), names in chosen.items():
             merged.setdefault(leaf, ([], replicas))[0].extend(names)
@@ -101,9 +104,7 @@ def gather(
             if not extra:
                 hedging.note_call()
             running.append(attempt)
-            attempt.future = getattr(leaf.stub, question.method).future(
-                question.request(names), timeout=attempt.timeout_s
-            )
+            attempt.future = leaf.begin(question.method, question.request(names), attempt.timeout_s, metadata)
             attempt.future.add_done_callback(lambda _, each=attempt: done.put(each))
 
     ask(list(holders))
@@ -129,8 +130,7 @@ def gather(
             _cancel(running, hedging)
             raise
         except (grpc.RpcError, grpc.FutureCancelledError, RetrievalError, ValueError, KeyError) as error:
-            reason = f"leaf {attempt.leaf.target}: {_blame(attempt, error, on_stale)}"
-            reasons.update(dict.fromkeys(attempt.shards, reason))
+            reasons.update(dict.fromkeys(attempt.shards, _blame(attempt, error, on_stale)))
             ask([name for name in attempt.shards if name not in answers])
             continue
         attempt.leaf.succeeded()
@@ -172,8 +172,23 @@ def _why_none(leaves: Sequence[Leaf]) -> str:
     return ", ".join(f"leaf {leaf.target} is ejected ({leaf.last_error})" for leaf in leaves)
 
 
-def _blame(attempt: _Attempt, error: Exception, on_stale: Callable[[], None]) -> str:
-    """Why a call failed; counts against the leaf unless it could not help it."""
+def _blame(attempt: _Attempt, error: Exception, on_stale: Callable[[], None]) -> Unavailable | Overloaded:
+    """Why a call failed; counts against the leaf unless it could not help it.
+
+    A leaf that is full answers, and ejecting it would only send its share to replicas as full: it is not counted.
+    """
+    leaf = attempt.leaf
+    if isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return Overloaded(f"leaf {leaf.target}: {error.details()}", retry_after_ms=_retry_after_ms(error))
+    return Unavailable(f"leaf {leaf.target}: {_fault(attempt, error, on_stale)}")
+
+
+def _retry_after_ms(error: grpc.Call) -> int:
+    told = dict(error.trailing_metadata() or ()).get(RETRY_METADATA_KEY, "")
+    return int(told) if isinstance(told, str) and told.isascii() and told.isdigit() else 1
+
+
+def _fault(attempt: _Attempt, error: Exception, on_stale: Callable[[], None]) -> str:
     if not isinstance(error, grpc.RpcError):
         reason = f"answers rubbish ({error})" if isinstance(error, DamagedData) else type(error).__name__
         attempt.leaf.failed(reason)

@@ -1,8 +1,9 @@
 """The leaf: some shards of the live generations behind the gRPC service `Shard`, asked by a broker.
 
-Every call names the generation it is meant for; a leaf holds one generation per entity type and refuses any other by
-name, so that no answer mixes two. A shard that fails is named in the answer and costs only itself. Knows nothing about
-texts, towers, merging or other leaves.
+Every call names the generation it is meant for; a leaf holds the current one of each entity type, and the one before
+while brokers ask for it, and refuses any other by name, so that no answer mixes two. A shard that fails is named in the
+answer and costs only itself. Calls wait for their turn like those of callers: a full leaf refuses at once, which its
+broker takes for a failed try. Knows nothing about texts, towers, merging or other leaves.
 """
 
 from __future__ import annotations
@@ -19,22 +20,34 @@ from retrieval.errors import FailedPrecondition, InvalidQuery, RetrievalError, S
 from retrieval.params import MAX_K
 from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
 from retrieval.serving import shard_wire as wire
+from retrieval.serving.admission import Admission
+from retrieval.serving.caller import CallerGone, CheckAlive
+from retrieval.serving.calls import Priority
+from retrieval.serving.held import Held
 from retrieval.serving.rankings import Served
 from retrieval.serving.shards import Shard
 from retrieval.serving.status import abort, refuse
+from retrieval.serving.wire import read_priority
 from retrieval.store import Manifest
 
 SHARD_SERVICE = pb.DESCRIPTOR.services_by_name["Shard"].full_name
 
 _log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=Message)
+_R = TypeVar("_R")
 
 
 class LeafService:
-    """The methods of the service `Shard` over the shards of `served`."""
+    """The methods of the service `Shard` over the shards of `served`.
 
-    def __init__(self, served: Mapping[str, Served], *, max_message_bytes: int) -> None:
-        self._served = {name: each for name, each in served.items() if each.shards}
+    admission: where all calls but DescribeShards wait for their turn; None lets all of them work at once.
+    """
+
+    def __init__(
+        self, served: Mapping[str, Served] | Held, *, max_message_bytes: int, admission: Admission | None = None
+    ) -> None:
+        self._admission = admission
+        self._held = served if isinstance(served, Held) else Held(served)
         self._max_message_bytes = max_message_bytes
 
     def generic_handler(self) -> grpc.GenericRpcHandler[Any, Any]:
@@ -44,8 +57,8 @@ class LeafService:
             "ScoreShards": self._method(pb.ScoreShardsRequest, self.score),
             "FetchVectors": self._method(pb.FetchVectorsRequest, self.vectors),
             "FetchAttributes": self._method(pb.FetchAttributesRequest, self.attributes),
-            "ExplainShards": self._method(pb.ExplainShardsRequest, self.explain),
-            "DescribeShards": self._method(pb.DescribeShardsRequest, self.describe),
+            "ExplainShards": self._method(pb.ExplainShardsRequest, self.explain, priority=Priority.BATCH),
+            "DescribeShards": self._method(pb.DescribeShardsRequest, self.describe, admitted=False),
         }
         return grpc.method_handlers_generic_handler(SHARD_SERVICE, methods)
 
@@ -121,40 +134,46 @@ class LeafService:
         restriction = wire.read_restriction(limits)
         score = request.score if request.HasField("score") else None
 
-        def one(shard: Shard) -> pb.ShardExplanation:
+        def one(shard: Shard) -> pb.ShardExplanation | None:
             params = wire.read_effort(request.effort, shard.kind, manifest.default_search.get(shard.kind, {}))
             found = shard.explain(xq, ids, request.k, params, restriction=restriction, score=score)
             return wire.write_explanation(found)
 
-        return pb.ExplainShardsResponse(explanations=[one(shard) for shard in shards])
+        # one that failed is left out
+        told = [_guarded(shard, one, lambda **_: None) for shard in shards]
+        return pb.ExplainShardsResponse(explanations=[each for each in told if each is not None])
 
     def describe(self, request: pb.DescribeShardsRequest) -> pb.DescribeShardsResponse:
         """Which shards of which generations are here."""
         parts = [
             pb.ServedPart(
                 part=pb.Part(
-                    entity_type=name, generation=each.about.manifest.id, shards=[shard.name for shard in each.shards]
+                    entity_type=each.about.manifest.entity_type,
+                    generation=each.about.manifest.id,
+                    shards=[shard.name for shard in each.shards],
                 ),
                 manifest_json=each.about.manifest.to_bytes().decode(),
                 columns=each.about.columns,
                 schema=each.schema.serialize().to_pybytes(),
             )
-            for name, each in self._served.items()
+            for each in self._held.every()
+            if each.shards
         ]
         return pb.DescribeShardsResponse(version=__version__, parts=parts)
 
     def _part(self, part: pb.Part) -> tuple[Manifest, list[Shard]]:
-        served = self._served.get(part.entity_type)
+        current = self._held.current
+        if part.entity_type not in current:
+            raise FailedPrecondition(
+                f"entity type {part.entity_type!r} is not on this leaf; these are: {', '.join(current)}"
+            )
+        served = self._held.find(part.entity_type, part.generation)
         if served is None:
             raise FailedPrecondition(
-                f"entity type {part.entity_type!r} is not on this leaf; these are: {', '.join(self._served)}"
+                f"the call is for generation {part.generation} of {part.entity_type}, this leaf serves "
+                f"{current[part.entity_type].about.manifest.id}: describe it again"
             )
         manifest = served.about.manifest
-        if part.generation != manifest.id:
-            raise FailedPrecondition(
-                f"the call is for generation {part.generation} of {part.entity_type}, this leaf serves {manifest.id}: "
-                "describe it again"
-            )
         held = {shard.name: shard for shard in served.shards}
         missing = [name for name in part.shards if name not in held]
         if missing or not part.shards:
@@ -170,32 +189,51 @@ class LeafService:
                 f"{manifest.space_id}: send vectors made for it"
             )
 
-    def _method(self, request_type: type[_M], answer: Callable[[_M], Message]) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def _method(
+        self,
+        request_type: type[_M],
+        answer: Callable[[_M], Message],
+        *,
+        priority: Priority | None = None,
+        admitted: bool = True,
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """priority: None takes the request's own."""
+        admission = self._admission if admitted else None
+
         def handle(data: bytes, context: grpc.ServicerContext) -> bytes:
-            if not context.is_active():
-                abort(context, grpc.StatusCode.CANCELLED, "the broker went away before the work began")
+            check_alive = CheckAlive(context)
             try:
-                if len(data) > self._max_message_bytes:
-                    raise InvalidQuery(
-                        f"the message has {len(data):,} bytes, the limit is {self._max_message_bytes:,}: send less"
-                    )
-                return answer(request_type.FromString(data)).SerializeToString()
-            except DecodeError:
-                abort(
-                    context,
-                    grpc.StatusCode.INVALID_ARGUMENT,
-                    f"the message is not a {request_type.DESCRIPTOR.full_name}: encode it with this .proto",
-                )
+                check_alive()
+                if admission is None:
+                    return answer(self._parsed(data, request_type)).SerializeToString()
+                admission.check_room()  # before the parsing, which a full leaf has no time for
+                request = self._parsed(data, request_type)
+                urgency = read_priority(request) if priority is None else priority
+                with admission.turn(urgency, remaining_s=check_alive.remaining_s, check_alive=check_alive):
+                    return answer(request).SerializeToString()
             except RetrievalError as error:
                 refuse(context, error)
+            except CallerGone as gone:
+                abort(context, gone.code, str(gone))
             except Exception:
                 _log.exception("a call to this leaf failed")
                 abort(context, grpc.StatusCode.INTERNAL, "the leaf failed; its log has the reason")
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
+    def _parsed(self, data: bytes, request_type: type[_M]) -> _M:
+        if len(data) > self._max_message_bytes:
+            raise InvalidQuery(
+                f"the message has {len(data):,} bytes, the limit is {self._max_message_bytes:,}: send less"
+            )
+        try:
+            return request_type.FromString(data)
+        except DecodeError:
+            name = request_type.DESCRIPTOR.full_name
+            raise InvalidQuery(f"the message is not a {name}: encode it with this .proto") from None
 
-def _guarded(shard: Shard, question: Callable[[Shard], _M], empty: Callable[..., _M]) -> _M:
+
+def _guarded(shard: Shard, question: Callable[[Shard], _R], empty: Callable[..., _R]) -> _R:
     try:
         return question(shard)
     except RetrievalError:

@@ -152,6 +152,13 @@ class LiveRecallMeter:
                 self._sums.popitem(last=False)
         return True
 
+    def forget(self, entity_type: str) -> None:
+        """Begin anew for a type that another generation serves now; answers that wait let go of the one before."""
+        with self._lock:
+            self._backlog = deque(each for each in self._backlog if each.entity_type != entity_type)
+            for key in [key for key in self._sums if key[0] == entity_type]:
+                del self._sums[key]
+
     def measured(self) -> tuple[LiveRecall, ...]:
         """Mean recall@k per entity type, effort, filter band and k, each with its 95 % interval."""
         with self._lock:

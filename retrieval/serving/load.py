@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 
 from retrieval.errors import DamagedData, NoGeneration, SpaceMismatch, StoreError
 from retrieval.serving.calls import GenerationDescription
@@ -16,18 +17,14 @@ from retrieval.serving.config import ServingSettings
 from retrieval.serving.effort import Efforts
 from retrieval.serving.encode import TextTower
 from retrieval.serving.leaf_part import check_types, read_part, shard_names
+from retrieval.serving.origin import Origin
 from retrieval.serving.probe import probe, search_once
 from retrieval.serving.rankings import Served
 from retrieval.serving.shards import LocalShard, open_shards
 from retrieval.store import Generation, Store
+from retrieval.store.manifest import Manifest
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Good:
-    generation: Generation
-    shards: list[LocalShard]
 
 
 def load_store(settings: ServingSettings) -> dict[str, Served]:
@@ -35,19 +32,22 @@ def load_store(settings: ServingSettings) -> dict[str, Served]:
 
     Of a leaf only the shards that `settings.shards` names are read.
 
-    Raises InvalidParams (shards that are not there), StoreError (not a store), NoGeneration (nothing published),
-    DamagedData (a type without one good generation) and MissingDependency (an index library is not installed).
+    Raises InvalidParams (shards that are not there, a URL without a local folder), StoreError (not a store),
+    NoGeneration (nothing published), DamagedData (a type without one good generation) and MissingDependency (an index
+    library is not installed).
     """
-    store = Store(settings.store)
+    origin = Origin(settings)
+    store = origin.store
     chosen = read_part(settings.shards if settings.role == "shard" else None)
     served: dict[str, Served] = {}
     broken: list[str] = []
-    check_types(chosen, store.entity_types())
-    for entity_type in store.entity_types():
+    there = origin.entity_types()
+    check_types(chosen, there)
+    for entity_type in there:
         if chosen is not None and entity_type not in chosen:
             continue
         try:
-            live = store.current(entity_type)
+            live = origin.live(entity_type)
         except NoGeneration:
             _log.warning("nothing is published for %s, so it is not served", entity_type)
             continue
@@ -74,8 +74,8 @@ def load_type(store: Store, entity_type: str, live: str, settings: ServingSettin
     wanted = _comparable(store, entity_type, live)
     for name in [live, *older]:
         try:
-            good = _open(store, entity_type, name, settings)
-            found = (good.generation.manifest.space_id, good.generation.manifest.metric)
+            good = open_generation(store, entity_type, name, settings)
+            found = (good.about.manifest.space_id, good.about.manifest.metric)
             if wanted is not None and found != wanted:
                 raise DamagedData(
                     f"it is of space {found[0]} and metric {found[1]}, the live one of {' and '.join(wanted)}"
@@ -86,9 +86,7 @@ def load_type(store: Store, entity_type: str, live: str, settings: ServingSettin
             continue
         if refused:
             _log.warning("serving %s generation %s instead of %s", entity_type, name, live)
-        columns = dict.fromkeys(column for shard in good.shards for column in shard.columns)
-        about = GenerationDescription(manifest=good.generation.manifest, columns=tuple(columns), refused=tuple(refused))
-        return Served(about=about, shards=tuple(good.shards), efforts=Efforts(about.manifest))
+        return replace(good, about=replace(good.about, refused=tuple(refused)))
     raise DamagedData(f"no good generation of {entity_type} in {store.root}: {' | '.join(refused)}")
 
 
@@ -114,19 +112,55 @@ def _comparable(store: Store, entity_type: str, live: str) -> tuple[str, str] | 
     return manifest.space_id, manifest.metric
 
 
-def _open(store: Store, entity_type: str, name: str, settings: ServingSettings) -> _Good:
+def open_generation(store: Store, entity_type: str, name: str, settings: ServingSettings) -> Served:
+    """Verify, probe in a child process, open here and warm up, as fast as it goes; see `Store.open` and `probe`."""
     # the order is the point: no library opens a file before its checksum is known, and none opens it here before a
     # child process has survived it
-    chosen = read_part(settings.shards if settings.role == "shard" else None)
-    only = None if chosen is None else shard_names(store.manifest(entity_type, name), chosen[entity_type])
+    only = _part_of(settings, lambda: store.manifest(entity_type, name))
     generation = store.open(entity_type, name, threads=settings.checksum_threads, only=only)
-    if generation.manifest.entity_type != entity_type:
-        raise DamagedData(f"generation {name} is of {generation.manifest.entity_type}, but lies under {entity_type}")
+    _check_place(generation, entity_type)
     probe(generation, seconds=settings.probe_seconds)
-    shards = open_shards(
+    shards = _open_here(generation, settings)
+    search_once(generation, shards)  # the warm-up: the first caller shall not pay for the first touch of the pages
+    return _served(generation, shards)
+
+
+def open_gently(store: Store, entity_type: str, name: str, settings: ServingSettings) -> Served:
+    """As `open_generation` beside calls at work: the child verifies too, in time that nobody else wants.
+
+    What was opened has not been searched here: the caller replays the canaries, at a pace of its own.
+    """
+    manifest = store.manifest(entity_type, name)
+    only = _part_of(settings, lambda: manifest)
+    generation = Generation(path=store.generation_path(entity_type, name), manifest=manifest, only=only)
+    _check_place(generation, entity_type)
+    probe(generation, seconds=settings.probe_seconds, gently=True)
+    return _served(generation, _open_here(generation, settings))
+
+
+def _part_of(settings: ServingSettings, manifest: Callable[[], Manifest]) -> frozenset[str] | None:
+    chosen = read_part(settings.shards if settings.role == "shard" else None)
+    if chosen is None:
+        return None
+    found = manifest()
+    return shard_names(found, chosen[found.entity_type])
+
+
+def _check_place(generation: Generation, entity_type: str) -> None:
+    found = generation.manifest
+    if found.entity_type != entity_type:
+        raise DamagedData(f"generation {found.id} is of {found.entity_type}, but lies under {entity_type}")
+
+
+def _open_here(generation: Generation, settings: ServingSettings) -> list[LocalShard]:
+    return open_shards(
         generation,
         filter_cache_bytes=settings.filter_cache_mib << 20,
         searches_at_once=settings.searches_at_once or max(1, (os.cpu_count() or 1) // settings.workers),
     )
-    search_once(generation, shards)  # the warm-up: the first caller shall not pay for the first touch of the pages
-    return _Good(generation=generation, shards=shards)
+
+
+def _served(generation: Generation, shards: list[LocalShard]) -> Served:
+    columns = dict.fromkeys(column for shard in shards for column in shard.columns)
+    about = GenerationDescription(manifest=generation.manifest, columns=tuple(columns))
+    return Served(about=about, shards=tuple(shards), efforts=Efforts(about.manifest))

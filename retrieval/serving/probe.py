@@ -1,8 +1,9 @@
 """A new generation opened and searched in a child process first, so that a crash costs the child and not the server.
 
-`python -m retrieval.serving.probe FOLDER [SHARD ...]` is the child: it opens every shard, or those named, of an already
-verified generation, replays the canaries (or searches for stored vectors where there are none) and says in one line of
-JSON how that went. Knows nothing about which generation is live.
+`python -m retrieval.serving.probe [--gently] FOLDER [SHARD ...]` is the child: it opens every shard, or those named, of
+an already verified generation, replays the canaries (or searches for stored vectors where there are none) and says in
+one line of JSON how that went. Gently, it verifies the generation too, and takes only processor time that nobody else
+wants. Knows nothing about which generation is live.
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ from retrieval.types import Metric
 _PROBES = 8  # stored vectors searched per shard where there are no canaries
 
 
-def probe(generation: Generation, *, seconds: float) -> None:
+def probe(generation: Generation, *, seconds: float, gently: bool = False) -> None:
     """Open and search the generation in a child process.
 
+    gently: it is not verified yet, and calls are at work that the child must not slow down.
     Raises DamagedData when the child crashes, hangs over `seconds` or finds a fault, and MissingDependency when a
     library is not installed.
     """
     name = f"generation {generation.manifest.id} of {generation.manifest.entity_type}"
-    command = [sys.executable, "-m", "retrieval.serving.probe", str(generation.path), *sorted(generation.only or ())]
+    command = [sys.executable, "-m", "retrieval.serving.probe", *(["--gently"] if gently else [])]
+    command += [str(generation.path), *sorted(generation.only or ())]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
         child = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment, check=False)
@@ -77,15 +80,26 @@ def search_once(generation: Generation, shards: list[LocalShard]) -> None:
 
 def main() -> int:
     """The child: 0 when all is well, 3 with one line of JSON when a fault was found."""
-    path = Path(sys.argv[1])
+    gently = sys.argv[1] == "--gently"
+    path, *names = sys.argv[1 + gently :]
     try:
-        generation = Generation(path=path, manifest=read_manifest(path), only=frozenset(sys.argv[2:]) or None)
+        generation = _find(Path(path), frozenset(names) or None, gently=gently)
         search_once(generation, open_shards(generation))
     except Exception as error:  # whatever it is, the parent has to hear of it in one sentence
         message = str(error) if isinstance(error, errors.RetrievalError) else f"{type(error).__name__}: {error}"
         print(json.dumps({"error": type(error).__name__, "message": message}))
         return 3
     return 0
+
+
+def _find(path: Path, only: frozenset[str] | None, *, gently: bool) -> Generation:
+    if not gently:
+        return Generation(path=path, manifest=read_manifest(path), only=only)
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(19)
+    return Generation.open(path, threads=1, only=only)
 
 
 if __name__ == "__main__":

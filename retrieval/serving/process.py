@@ -16,6 +16,7 @@ from retrieval.serving.server import Server, open_engine
 from retrieval.serving.signals import Signals
 
 _log = logging.getLogger(__name__)
+_POLL_SECONDS = 0.2
 
 
 def run(settings: ServingSettings, say: Callable[[str], None]) -> None:
@@ -35,7 +36,11 @@ def run(settings: ServingSettings, say: Callable[[str], None]) -> None:
     signals = Signals()
     port = server.start()
     say(announcement(engine, settings, port, watched))
-    signals.stop.wait()
+    while not signals.stop.wait(_POLL_SECONDS):
+        if signals.load_anew.is_set():
+            signals.load_anew.clear()
+            if server.follower is not None:
+                server.follower.ask()
     drain(server, settings, signals)
     if watched is not None:
         watched.close()

@@ -29,9 +29,9 @@ class Picked:
 def pick(points: Sequence[Point], min_recall: float, k: int, *, time_ms: float | None = None) -> Picked | None:
     """The cheapest effort that reaches `min_recall` for the best k and whose 95th percentile fits `time_ms`.
 
-    points: measured in the call's filter band. Beyond the measured k the recall at 100 chooses, and none is stated.
-    Where both bounds cannot be kept: the best effort that fits the time, with "recall"; where none fits, the cheapest,
-    with "deadline". None when nothing was measured.
+    points: measured in the call's filter band. Beyond the k that was measured the recall at 100 chooses, and none is
+    stated. Where both bounds cannot be kept: the best effort that fits the time, with "recall"; where none fits, the
+    cheapest, with "deadline". None when nothing was measured.
     """
     if not points:
         return None
@@ -41,8 +41,10 @@ def pick(points: Sequence[Point], min_recall: float, k: int, *, time_ms: float |
     fitting = [point for point in spent if point.p95_ms <= time_ms]
     both = [point for point in reaching if point.p95_ms <= time_ms]
     reasons: tuple[str, ...] = ()
-    if k > 100:
-        reasons = (f"recall was measured for the best 100 only: for k = {k:,} the effort grew in proportion",)
+    deep = [point for point in points if point.recall(k) is not None]
+    if len(deep) < len(points):
+        which = "some efforts" if deep else "the best 100"
+        reasons = (f"recall was measured for {which} only: for k = {k:,} the effort grew in proportion",)
     if both:
         return Picked(params=both[0].params, recall=both[0].recall(k), reasons=reasons)
     asked = f"recall {min_recall:.4g} was asked for"
@@ -79,6 +81,9 @@ def lowered(points: Sequence[Point], params: SearchParams, k: int, *, floor: flo
 
 
 def _recall(point: Point, k: int) -> float:
+    measured = point.recall(k)
+    if measured is not None:
+        return measured
     return point.recall_at_10 if k <= 10 else point.recall_at_100
 
 

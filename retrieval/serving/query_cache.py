@@ -34,11 +34,6 @@ class CacheStats:
     size_bytes: int
     max_bytes: int
 
-    @property
-    def hit_rate(self) -> float:
-        """Share of look-ups that were hits; 0 before the first."""
-        return self.hits / max(1, self.hits + self.misses)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:

@@ -2,12 +2,14 @@
 
 A safetensors file: texts (UTF-8, joined) with offsets, ends of age and vectors, least recently used first; its
 metadata has the format, the version, the space id and a SHA-256 over all of these. It is written under another name and
-moved into place. A cache is worth nothing next to a wrong answer: a file that is damaged, of another space or of a
-version that is not known is left out with one warning and never read in part. Knows no tower.
+moved into place; of several workers each writes a file of its own and reads all of them. A cache is worth nothing next
+to a wrong answer: a file that is damaged, of another space or of a version that is not known is left out with one
+warning and never read in part. Knows no tower.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
@@ -23,6 +25,7 @@ from retrieval.serving.query_cache import Entry, QueryCache
 from retrieval.topk import check_vectors
 from retrieval.types import AnyArray
 
+_WORKER = ".worker-"
 FORMAT, VERSION = "retrieval-query-cache", 1
 _TENSORS = {"text": np.uint8, "offsets": np.int64, "expires": np.float64, "vectors": np.float32}
 
@@ -39,10 +42,26 @@ def check_cache_path(path: Path) -> None:
         raise StoreError(f"the query cache cannot be written to {path}: no right to write to {path.parent}; grant it")
 
 
+def worker_path(path: Path, number: int) -> Path:
+    """The file that worker `number` writes where the cache file is `path`."""
+    return path.with_name(f"{path.name}{_WORKER}{number}")
+
+
+def written_by_all(path: Path) -> list[Path]:
+    """The cache files of all workers and of a server without any, that of `path` last; those that are there.
+
+    Whichever worker a query meets after a restart, and however many there are then, it was seen before.
+    """
+    name, sign, number = path.name.rpartition(_WORKER)
+    base = path.with_name(name) if sign and number.isdigit() else path
+    found = sorted(base.parent.glob(f"{glob.escape(base.name)}{_WORKER}[0-9]*"))
+    return [each for each in (base, *found) if each != path and each.is_file()] + [path]
+
+
 def save_cache(cache: QueryCache, path: Path, *, d: int) -> int:
     """Write what the cache holds, all or nothing; the number of entries. StoreError when it cannot be written.
 
-    Processes that share a path each write whole files; the last one stays.
+    Processes that share a path, as a worker and its successor, each write whole files; the last one stays.
     """
     entries = cache.entries()
     texts = [entry.text.encode() for entry in entries]

@@ -18,7 +18,7 @@ from retrieval.indexes import ShardIndex
 from retrieval.params import MAX_K, SearchParams
 from retrieval.serving.filters import Crowding
 from retrieval.serving.restrict import Allowed, RowFilters, crowd_ranks
-from retrieval.serving.rows import Rows
+from retrieval.serving.rows import RowIds
 from retrieval.types import F32, I32, I64, NO_ROW, AnyArray, Bool, Neighbors
 
 _ROUNDS = 4  # searches before all rows are scored: each looks four times as far
@@ -45,7 +45,9 @@ class Hits:
 class RankedRows:
     """Searches of one shard's index among the rows that a filter allows; None allows all."""
 
-    def __init__(self, name: str, index: ShardIndex, rows: Rows, filters: RowFilters, allowed: Allowed | None) -> None:
+    def __init__(
+        self, name: str, index: ShardIndex, rows: RowIds, filters: RowFilters, allowed: Allowed | None
+    ) -> None:
         self._name, self._index, self._rows, self._filters = name, index, rows, filters
         self._allowed = allowed
         self._count = index.n if allowed is None else allowed.count

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from retrieval.errors import FailedPrecondition, InvalidQuery
-from retrieval.serving.calls import GenerationDescription, Grouping, Ranking, Source, Wanted
+from retrieval.serving.calls import EntityId, GenerationDescription, Grouping, Ranking, Source, Wanted
 from retrieval.serving.effort import Efforts
 from retrieval.serving.fanout import Merged
 from retrieval.serving.filters import UNRESTRICTED
@@ -25,11 +25,15 @@ from retrieval.types import I32, AnyArray
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """The live generation of one entity type: what it is and its opened shards."""
+    """The live generation of one entity type: what it is and its opened shards.
+
+    hidden: ids that the shards do not answer with, because they were written again or deleted since.
+    """
 
     about: GenerationDescription
     shards: tuple[Shard, ...]
     efforts: Efforts
+    hidden: frozenset[EntityId] = frozenset()
 
     @cached_property
     def schema(self) -> pa.Schema:

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from retrieval.errors import DamagedData, Unavailable
+from retrieval.errors import DamagedData, Overloaded, Unavailable
 from retrieval.params import SearchParams
 from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
+from retrieval.serving import caller
 from retrieval.serving import shard_wire as wire
 from retrieval.serving.completeness import shard_k
 from retrieval.serving.filters import UNRESTRICTED, Restriction
@@ -65,7 +66,8 @@ class RemoteShard:
         score: float | None = None,
     ) -> ShardExplanation:
         """See `Shard.explain`."""
-        return _one(self._together.explain(self, xq, ids, k, params, restriction, score))
+        found = self._together.explain(xq, ids, k, {self.kind: params}, restriction, score, only=[self])
+        return _one(found)
 
 
 class RemoteShards(tuple[RemoteShard, ...]):
@@ -118,9 +120,7 @@ class RemoteShards(tuple[RemoteShard, ...]):
         # one number for all shards of a call: that of the largest
         share = max(shard.rows for shard in shards) / self._manifest.rows
         wanted = k if crowded or only else shard_k(k, share, len(self), self._completeness)
-        merged = pb.Effort()
-        for each in params.values():
-            merged.MergeFrom(wire.write_effort(each))
+        merged = _merged(params)
 
         def request(names: Sequence[str]) -> pb.SearchShardsRequest:
             message = pb.SearchShardsRequest(
@@ -130,6 +130,7 @@ class RemoteShards(tuple[RemoteShard, ...]):
                 space_id=self._manifest.space_id,
                 k=wanted,
                 effort=merged,
+                priority=wire.write_priority(caller.priority()),
             )
             wire.write_restriction(message, restriction)
             return message
@@ -195,15 +196,16 @@ class RemoteShards(tuple[RemoteShard, ...]):
 
     def explain(
         self,
-        shard: RemoteShard,
         xq: F32,
         ids: AnyArray,
         k: int,
-        params: SearchParams,
-        restriction: Restriction,
-        score: float | None,
+        params: Mapping[IndexKind, SearchParams],
+        restriction: Restriction = UNRESTRICTED,
+        score: float | None = None,
+        *,
+        only: Sequence[RemoteShard] | None = None,
     ) -> list[ShardExplanation | Exception]:
-        """What becomes of one id in one shard, as a list of one."""
+        """What becomes of one id [1] in each shard, which are asked side by side."""
         limits = pb.SearchShardsRequest()
         wire.write_restriction(limits, restriction)
 
@@ -213,7 +215,7 @@ class RemoteShards(tuple[RemoteShard, ...]):
                 vector=wire.to_bytes(xq, "<f4"),
                 space_id=self._manifest.space_id,
                 k=k,
-                effort=wire.write_effort(params),
+                effort=_merged(params),
                 filter=limits.filter if limits.HasField("filter") else None,
                 score=score,
             )
@@ -225,7 +227,16 @@ class RemoteShards(tuple[RemoteShard, ...]):
                 message.int64_id = wire.to_bytes(ids, "<i8")
             return message
 
-        return self._ask("ExplainShards", request, lambda answer: answer.explanations, wire.read_explanation, [shard])
+        def decode(answer: Any, names: Sequence[str]) -> dict[str, ShardExplanation | Exception]:
+            found: dict[str, ShardExplanation | Exception] = {
+                each.shard: wire.read_explanation(each) for each in answer.explanations
+            }
+            if not set(found) <= set(names):
+                raise DamagedData(f"it answered for {', '.join(sorted(found))}")
+            missing = Unavailable("its leaf could not explain it")
+            return {name: found.get(name, missing) for name in names}
+
+        return self._gather(Question(method="ExplainShards", request=request, decode=decode), only or self)
 
     def _part(self, names: Sequence[str]) -> pb.Part:
         return pb.Part(entity_type=self._manifest.entity_type, generation=self._manifest.id, shards=names)
@@ -250,12 +261,25 @@ class RemoteShards(tuple[RemoteShard, ...]):
     def _gather(self, question: Question[_A], shards: Sequence[RemoteShard]) -> list[_A | Exception]:
         holders = {shard.name: self._holders[shard.name] for shard in shards}
         answers = gather(question, holders, self._hedging, self._timeout_s(), self._on_stale)
-        return [answers[shard.name] for shard in shards]
+        found = [answers[shard.name] for shard in shards]
+        full = [each for each in found if isinstance(each, Overloaded)]
+        if full and len(full) == len(found):  # the callers shall wait, and not try again at once
+            wait_ms = max(each.retry_after_ms or 1 for each in full)
+            raise Overloaded(f"no leaf has room ({full[0]})", retry_after_ms=wait_ms)
+        return found
 
     _hedging: Hedging
     _timeout_s: Callable[[], float]
     _completeness: float
     _on_stale: Callable[[], None]
+
+
+def _merged(params: Mapping[IndexKind, SearchParams]) -> pb.Effort:
+    """The search parameters of all kinds in one message: each kind reads its own."""
+    merged = pb.Effort()
+    for each in params.values():
+        merged.MergeFrom(wire.write_effort(each))
+    return merged
 
 
 def _one(answers: list[_A | Exception]) -> _A:

@@ -8,6 +8,7 @@ the sorting permutation. Knows nothing about vectors or queries.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,33 @@ import pyarrow.compute as pc
 from retrieval.errors import DamagedData
 from retrieval.store.generation import ARROW_ID_TYPES, ID_COLUMN
 from retrieval.types import I32, I64, NO_ROW, AnyArray, IdType
+
+
+class RowIds(Protocol):
+    """Ids and attributes of rows: those of a shard, or of the entities written since."""
+
+    @property
+    def ascending(self) -> bool:
+        """Whether the rows lie in ascending order of id, so that ties by row are ties by id."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def ids(self, rows: I32) -> AnyArray:
+        """Ids of rows int32 [n]: int64 [n], or object [n] of str."""
+        ...
+
+    def places(self, rows: I32) -> I32:
+        """Place int32 [n] of each row in the order of ids, to break ties by."""
+        ...
+
+    def find(self, ids: AnyArray) -> I32:
+        """Row int32 [n] of each id, NO_ROW where there is none."""
+        ...
+
+    def take(self, rows: I32, columns: Sequence[str]) -> dict[str, pa.Array]:
+        """Attribute columns of rows int32 [n], each an Arrow array [n]; nulls where there is no such column."""
+        ...
 
 
 class Rows:

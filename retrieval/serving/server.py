@@ -21,7 +21,9 @@ from retrieval.serving.admission import Admission
 from retrieval.serving.broker import Broker
 from retrieval.serving.config import ServingSettings
 from retrieval.serving.credentials import TlsReloader
+from retrieval.serving.delta.opening import open_delta
 from retrieval.serving.engine import Engine
+from retrieval.serving.held import Held
 from retrieval.serving.leaf import SHARD_SERVICE, LeafService
 from retrieval.serving.live_recall import LiveRecallMeter
 from retrieval.serving.load import check_tower, load_store
@@ -30,6 +32,8 @@ from retrieval.serving.operations import Operations
 from retrieval.serving.ports import check_port
 from retrieval.serving.pressure import Ladder
 from retrieval.serving.service import SERVICE, RetrievalService
+from retrieval.serving.swap_follow import Follower
+from retrieval.serving.swap_metrics import follows
 from retrieval.serving.text_path import TextPath
 from retrieval.serving.threads import search_pool
 
@@ -81,15 +85,28 @@ class Server:
             # gRPC queues what its threads cannot take: beyond a number it refuses by itself
             maximum_concurrent_rpcs=size + _UNSEEN_CALLS,
         )
+        self.delta, writer = open_delta(engine, settings, self.operations.metrics)
         own = RetrievalService(
-            engine, max_answer_bytes=settings.max_answer_bytes, admission=self.admission
+            engine, max_answer_bytes=settings.max_answer_bytes, admission=self.admission, writer=writer
         ).generic_handler()
+        follow = settings.follow
+        # a broker has no store; Describe and the metrics of the others tell how they follow theirs
+        of_leaf = settings.role == "shard"
+        self._held = Held(
+            engine.shown.base,
+            keep_s=max(follow.watch_seconds, follow.grace_seconds if of_leaf else 0.0),
+            grace_s=follow.grace_seconds if of_leaf else 0.0,
+        )
+        self.follower: Follower | None = None
+        if settings.role != "broker":
+            self.follower = Follower(engine, self._held, settings, idle=self.admission.is_idle)
+            self.follower.changed = self._tell_healthy
+            engine.following = self.follower.states
+            self.operations.metrics.add(follows(self.follower.states))
         services = [(SERVICE, own), *more]
         if settings.role == "shard":
             # part of a generation, which would pass for all of it if it answered callers itself
-            leaf = LeafService(
-                engine.served, max_message_bytes=2 * settings.max_message_bytes, admission=self.admission
-            )
+            leaf = LeafService(self._held, max_message_bytes=2 * settings.max_message_bytes, admission=self.admission)
             services = [(SHARD_SERVICE, leaf.generic_handler()), *more]
         self._server.add_generic_rpc_handlers(tuple(handler for _, handler in services))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -117,6 +134,10 @@ class Server:
         for service in self._healthy:
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self.operations.is_ready = True
+        if self.follower is not None:
+            self.follower.start()
+        if self.delta is not None:
+            self.delta.start()
         return port
 
     def stop(self, drain_seconds: float) -> threading.Event:
@@ -124,7 +145,14 @@ class Server:
         self.operations.is_ready = False
         self._health.enter_graceful_shutdown()
         event: threading.Event = self._server.stop(drain_seconds)
+        if self.follower is not None:  # while the calls in flight are finished
+            self.follower.close()
+        if self.delta is not None:
+            self.delta.close()
         return event
+
+    def _tell_healthy(self, entity_type: str) -> None:
+        self._health.set(f"{SERVICE}/{entity_type}", health_pb2.HealthCheckResponse.SERVING)
 
 
 def open_engine(settings: ServingSettings) -> Engine:
@@ -139,6 +167,9 @@ def open_engine(settings: ServingSettings) -> Engine:
         tower = QueryTower.load(
             settings.checkpoint, threads=settings.torch_threads or None, precision=settings.precision
         )
+        if broker is not None:
+            broker.spaces = frozenset({tower.space_id, *tower.compatible})
+            served = broker.load()
         check_tower(tower, served)
         texts = TextPath(tower, settings.encode)
         texts.encode(["warm-up"])

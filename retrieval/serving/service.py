@@ -14,11 +14,14 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from retrieval.errors import InvalidQuery, RetrievalError
+from retrieval.errors import FailedPrecondition, InvalidQuery, RetrievalError
 from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
 from retrieval.serving import deadline, observing, wire, wire_explain
 from retrieval.serving.admission import Admission
-from retrieval.serving.calls import ScoreAnswer, SearchAnswer
+from retrieval.serving.caller import CallerGone, CheckAlive, note_priority
+from retrieval.serving.calls import Priority, ScoreAnswer, SearchAnswer
+from retrieval.serving.delta import wire as delta_wire
+from retrieval.serving.delta.writer import DeltaWriter
 from retrieval.serving.engine import Engine
 from retrieval.serving.status import abort, refuse
 
@@ -28,42 +31,22 @@ _log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=Message)
 
 
-class _CallerGone(Exception):
-    """Nobody waits for the answer any more."""
-
-    def __init__(self, code: grpc.StatusCode, detail: str) -> None:
-        super().__init__(detail)
-        self.code = code
-
-
-class _CheckAlive:
-    """Asks a call whether somebody still waits, and for how long."""
-
-    def __init__(self, context: grpc.ServicerContext) -> None:
-        self._context = context
-
-    def __call__(self) -> None:
-        """_CallerGone when the deadline has passed or the call was cancelled."""
-        remaining = self.remaining_s()
-        if remaining is not None and remaining <= 0:
-            raise _CallerGone(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the search began")
-        if not self._context.is_active():
-            raise _CallerGone(grpc.StatusCode.CANCELLED, "the caller went away before the search began")
-
-    def remaining_s(self) -> float | None:
-        """Seconds until the deadline, None without one."""
-        remaining: float | None = self._context.time_remaining()
-        return remaining
-
-
 class RetrievalService:
     """The methods of the service `Retrieval`, answered by an engine.
 
     max_answer_bytes: an answer larger than this is refused with a sentence. admission: where all calls but Describe
-    wait for their turn; None lets all of them work at once.
+    wait for their turn; None lets all of them work at once. writer: None refuses upserts and deletes.
     """
 
-    def __init__(self, engine: Engine, *, max_answer_bytes: int, admission: Admission | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        max_answer_bytes: int,
+        admission: Admission | None = None,
+        writer: DeltaWriter | None = None,
+    ) -> None:
+        self._writer = writer
         self._admission = admission
         self._engine = engine
         self._max_answer_bytes = max_answer_bytes
@@ -75,18 +58,20 @@ class RetrievalService:
             "SearchBatch": self._method(pb.SearchBatchRequest, self._search_batch),
             "Embed": self._method(pb.EmbedRequest, self._embed),
             "Score": self._method(pb.ScoreRequest, self._score),
-            "Explain": self._method(pb.ExplainRequest, self._explain),
+            "Explain": self._method(pb.ExplainRequest, self._explain, priority=Priority.BATCH),
+            "Upsert": self._method(pb.UpsertRequest, self._upsert),
+            "Delete": self._method(pb.DeleteRequest, self._delete),
             "Describe": self._method(pb.DescribeRequest, self._describe, admitted=False),
         }
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
-    def _search(self, request: pb.SearchRequest, check_alive: _CheckAlive) -> Message:
+    def _search(self, request: pb.SearchRequest, check_alive: CheckAlive) -> Message:
         query, wanted = wire.read_query(request.query), wire.read_wanted(request)
         answer = self._engine.search(query, wanted, check_alive=check_alive, remaining_s=check_alive.remaining_s)
         _note([answer])
         return wire.write_search(answer)
 
-    def _search_batch(self, request: pb.SearchBatchRequest, check_alive: _CheckAlive) -> Message:
+    def _search_batch(self, request: pb.SearchBatchRequest, check_alive: CheckAlive) -> Message:
         queries = [wire.read_query(query) for query in request.queries]
         wanted = wire.read_wanted(request)
         answers = self._engine.search_batch(
@@ -95,41 +80,64 @@ class RetrievalService:
         _note(answers)
         return pb.SearchBatchResponse(responses=[wire.write_search(answer) for answer in answers])
 
-    def _embed(self, request: pb.EmbedRequest, check_alive: _CheckAlive) -> Message:
+    def _embed(self, request: pb.EmbedRequest, check_alive: CheckAlive) -> Message:
         return wire.write_embedding(self._engine.embed(request.texts, check_alive=check_alive))
 
-    def _score(self, request: pb.ScoreRequest, check_alive: _CheckAlive) -> Message:
+    def _score(self, request: pb.ScoreRequest, check_alive: CheckAlive) -> Message:
         query, ids = wire.read_query(request.query), wire.read_ids(request)
         answer = self._engine.score(query, request.entity_type, ids, check_alive=check_alive)
         _note([answer])
         return wire.write_score(answer)
 
-    def _explain(self, request: pb.ExplainRequest, check_alive: _CheckAlive) -> Message:
+    def _explain(self, request: pb.ExplainRequest, check_alive: CheckAlive) -> Message:
         query, entity, wanted = wire_explain.read_explain(request)
         return wire_explain.write_explanation(self._engine.explain(query, entity, wanted, check_alive=check_alive))
 
-    def _describe(self, request: pb.DescribeRequest, check_alive: _CheckAlive) -> Message:
+    def _upsert(self, request: pb.UpsertRequest, check_alive: CheckAlive) -> Message:
+        ids, vectors, attributes = delta_wire.read_upsert(request)
+        check_alive()
+        position = self._writes().upsert(request.entity_type, request.space_id, ids, vectors, attributes)
+        return pb.WriteResponse(position=position, entities=len(ids))
+
+    def _delete(self, request: pb.DeleteRequest, check_alive: CheckAlive) -> Message:
+        ids = delta_wire.read_delete(request)
+        check_alive()
+        return pb.WriteResponse(position=self._writes().delete(request.entity_type, ids), entities=len(ids))
+
+    def _writes(self) -> DeltaWriter:
+        if self._writer is None:
+            raise FailedPrecondition("this server takes no upserts and deletes: send them to one that serves a store")
+        return self._writer
+
+    def _describe(self, request: pb.DescribeRequest, check_alive: CheckAlive) -> Message:
         return wire.write_description(self._engine.describe())
 
     def _method(
-        self, request_type: type[_M], answer: Callable[[_M, _CheckAlive], Message], *, admitted: bool = True
+        self,
+        request_type: type[_M],
+        answer: Callable[[_M, CheckAlive], Message],
+        *,
+        priority: Priority | None = None,
+        admitted: bool = True,
     ) -> grpc.RpcMethodHandler[Any, Any]:
+        """priority: None takes the request's own."""
         admission = self._admission if admitted else None
 
         def handle(data: bytes, context: grpc.ServicerContext) -> bytes:
-            check_alive = _CheckAlive(context)
+            check_alive = CheckAlive(context)
             deadline.note(context.time_remaining())  # for leaves on other hosts
             try:
                 if admission is None:
                     return self._sized(answer(self._parsed(data, request_type), check_alive))
                 admission.check_room()  # before the parsing, which a full server has no time for
                 request = self._parsed(data, request_type)
-                priority = wire.read_priority(request)
-                with admission.turn(priority, remaining_s=check_alive.remaining_s, check_alive=check_alive):
+                urgency = wire.read_priority(request) if priority is None else priority
+                note_priority(urgency)  # for leaves on other hosts
+                with admission.turn(urgency, remaining_s=check_alive.remaining_s, check_alive=check_alive):
                     return self._sized(answer(request, check_alive))
             except RetrievalError as error:
                 refuse(context, error)
-            except _CallerGone as gone:
+            except CallerGone as gone:
                 abort(context, gone.code, str(gone))
             except Exception:
                 record = observing.current()

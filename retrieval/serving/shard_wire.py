@@ -15,6 +15,7 @@ import pyarrow as pa
 from retrieval.errors import DamagedData, InvalidQuery
 from retrieval.params import SEARCH_PARAMS, HnswSearch, IvfpqSearch, SearchParams, make_params
 from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
+from retrieval.serving.calls import Priority
 from retrieval.serving.explain_shard import ShardExplanation
 from retrieval.serving.filters import UNRESTRICTED, Crowding, Restriction
 from retrieval.serving.shards import Hits
@@ -62,6 +63,11 @@ def read_effort(message: pb.Effort, kind: IndexKind, defaults: dict[str, Any]) -
     cls = SEARCH_PARAMS[kind]
     given = {name: getattr(message, name) for name in ("ef", "nprobe", "rescore") if message.HasField(name)}
     return make_params(cls, {**defaults, **{name: value for name, value in given.items() if name in cls.model_fields}})
+
+
+def write_priority(priority: Priority) -> pb.Priority:
+    """How urgent a call is."""
+    return pb.BATCH if priority is Priority.BATCH else pb.INTERACTIVE
 
 
 def write_restriction(message: pb.SearchShardsRequest, restriction: Restriction) -> None:

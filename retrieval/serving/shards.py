@@ -7,7 +7,9 @@ entity types or spaces.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -25,7 +27,7 @@ from retrieval.serving.restrict import DEFAULT_CACHE_BYTES, Allowed, RowFilters
 from retrieval.serving.rows import Rows
 from retrieval.store import Generation, ShardFiles
 from retrieval.store.generation import ROWS_FILE, VECTORS_FILE
-from retrieval.types import F32, I32, NO_ROW, AnyArray, Bool, IndexKind
+from retrieval.types import F32, I32, NO_ROW, U8, AnyArray, Bool, IndexKind
 
 __all__ = ["Hits", "LocalShard", "Shard", "ShardExplanation", "open_shards"]
 
@@ -111,6 +113,7 @@ class LocalShard:
         self._rows = rows
         self._stored = stored
         self._filters = RowFilters(rows.columns, index.n, filter_cache_bytes)
+        self._visible: U8 | None = None  # bitmap of rows that may be answered with, None for all
 
     @classmethod
     def open(
@@ -157,8 +160,18 @@ class LocalShard:
 
     def search(self, xq: F32, k: int, params: SearchParams, *, restriction: Restriction = UNRESTRICTED) -> Hits:
         """See `Shard.search`."""
-        allowed = None if restriction.filter is None else self._filters.allowed(restriction.filter)
-        return self._ranked(allowed).search(xq, k, params, restriction.crowding)
+        hits = self._ranked(self._allowed(restriction.filter)).search(xq, k, params, restriction.crowding)
+        return hits if restriction.filter is not None or self._visible is None else replace(hits, matches=None)
+
+    def hiding(self, hidden: Bool) -> LocalShard:
+        """The same shard without the rows where hidden bool [rows] is set: what is open is shared."""
+        other = copy.copy(self)
+        other._visible = np.packbits(~hidden, bitorder="little")
+        return other
+
+    def find(self, ids: AnyArray) -> I32:
+        """Row int32 [n] of each id, hidden or not; NO_ROW where the shard does not hold it."""
+        return self._rows.find(ids)
 
     def explain(
         self,
@@ -171,25 +184,43 @@ class LocalShard:
         score: float | None = None,
     ) -> ShardExplanation:
         """See `Shard.explain`."""
-        allowed = None if restriction.filter is None else self._filters.allowed(restriction.filter)
+        allowed = self._allowed(restriction.filter)
         hits = self.search(xq, k, params, restriction=Restriction(filter=restriction.filter))
-        return explain_shard(self.name, self._index, self._rows, allowed, hits, xq, ids, k, params, score)
+        row = int(self._held(ids)[0])
+        return explain_shard(self.name, self._index, self._rows, allowed, hits, xq, ids, row, k, params, score)
 
     def _ranked(self, allowed: Allowed | None) -> RankedRows:
         return RankedRows(self.name, self._searched, self._rows, self._filters, allowed)
 
+    def _allowed(self, condition: Filter | None) -> Allowed | None:
+        found = None if condition is None else self._filters.allowed(condition)
+        if self._visible is None:
+            return found
+        bits = self._visible if found is None else self._visible & found.bits
+        return Allowed(bits=bits, count=kernel.count_rows(self.rows, allow=bits))
+
+    def _held(self, ids: AnyArray) -> I32:
+        rows = self._rows.find(ids)
+        if self._visible is None:
+            return rows
+        seen = self._visible[np.maximum(rows, 0) >> 3] >> (np.maximum(rows, 0) & 7) & 1
+        return np.where(seen.astype(bool), rows, NO_ROW).astype(np.int32)
+
     def matches(self, condition: Filter) -> int:
         """How many rows a filter allows."""
-        return self._filters.allowed(condition).count
+        allowed = self._allowed(condition)
+        assert allowed is not None
+        return allowed.count
 
     def exact(self, xq: F32, k: int, restriction: Restriction = UNRESTRICTED) -> F32:
         """Scores float32 [q, k] of the exact k best allowed rows, -inf behind the last, from the stored vectors."""
-        allow = None if restriction.filter is None else self._filters.allowed(restriction.filter).bits
+        allowed = self._allowed(restriction.filter)
+        allow = None if allowed is None else allowed.bits
         return kernel.scan(self._stored, xq, k, self.metric, allow=allow)[1]
 
     def score(self, xq: F32, ids: AnyArray) -> tuple[F32, Bool]:
         """See `Shard.score`."""
-        rows = self._rows.find(ids)
+        rows = self._held(ids)
         found = rows != NO_ROW
         scores = np.zeros((len(xq), len(ids)), np.float32)
         if found.any():
@@ -199,7 +230,7 @@ class LocalShard:
 
     def vectors(self, ids: AnyArray) -> tuple[F32, Bool]:
         """See `Shard.vectors`."""
-        rows = self._rows.find(ids)
+        rows = self._held(ids)
         found = rows != NO_ROW
         vectors = np.zeros((len(ids), self._stored.shape[1]), np.float32)
         vectors[found] = self._stored[rows[found]]

@@ -20,7 +20,7 @@ from retrieval.serving.batching import Batcher, BatchStats, CheckAlive
 from retrieval.serving.encode import CallerAwareTower, TextTower
 from retrieval.serving.encode_settings import EncodeSettings
 from retrieval.serving.query_cache import CacheStats, QueryCache
-from retrieval.serving.query_cache_file import check_cache_path, load_cache, save_cache
+from retrieval.serving.query_cache_file import check_cache_path, load_cache, save_cache, written_by_all
 from retrieval.towers.text import query_texts
 from retrieval.types import F32
 
@@ -59,10 +59,12 @@ class TextPath(CallerAwareTower):
         )
         check_files(settings)
         if settings.cache_file is not None:
-            load_cache(self._cache, settings.cache_file, d=tower.d)
+            for file in written_by_all(settings.cache_file):  # its own last, which counts as used most recently
+                load_cache(self._cache, file, d=tower.d)
         to_warm = _read_queries(settings.warm_queries) if settings.warm_queries is not None else []
         self._warmed = 0
         self._closing = threading.Event()
+        self.encode_anew = tower.encode  # past cache and batches, to hold the tower itself against what it made before
         self._batcher = Batcher(
             tower.encode,
             max_batch=settings.max_batch,
@@ -101,7 +103,7 @@ class TextPath(CallerAwareTower):
         """Unit vectors float32 [n, d] of n texts for a caller that may go away; the array may be read-only.
 
         check_alive raises once nobody waits. Raises what it raises, InvalidQuery for a text that the tower's rules
-        refuse, Unavailable when too many texts wait or the server is stopping, and what the tower raises.
+        refuse, Overloaded when too many texts wait, Unavailable when the server is stopping, and what the tower raises.
         """
         keys = query_texts(texts)
         if len(keys) == 1:

@@ -38,6 +38,7 @@ from retrieval.serving.calls import (
     Wanted,
 )
 from retrieval.serving.filters import Crowding, Restriction
+from retrieval.serving.frontier import preferred
 from retrieval.serving.wire_filters import read_filter
 from retrieval.types import I64
 
@@ -148,6 +149,8 @@ def write_description(description: Description) -> pb.DescribeResponse:
         live_recall=[pb.LiveRecall(**asdict(measured)) for measured in description.live_recall],
         leaves=[pb.LeafState(**asdict(leaf)) for leaf in description.leaves],
         pressure=description.pressure,
+        following=[pb.FollowState(**asdict(each)) for each in description.following],
+        delta=[pb.DeltaState(**asdict(each)) for each in description.delta],
     )
 
 
@@ -245,7 +248,7 @@ def _write_generation(described: GenerationDescription) -> pb.GenerationDescript
                 p95_ms=point.p95_ms,
                 filter_band=point.filter_band,
             )
-            for point in manifest.frontier
+            for point in preferred(manifest.frontier)
         ],
         attributes=described.columns,
         refused=described.refused,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from retrieval.errors import InvalidQuery
 from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
-from retrieval.serving import wire
+from retrieval.serving import shard_wire, wire
 from retrieval.serving.calls import EntityQuery, Query, Wanted
 from retrieval.serving.explain import Explanation
-from retrieval.serving.explain_shard import ShardExplanation
 
 
 def read_explain(message: pb.ExplainRequest) -> tuple[Query, EntityQuery, Wanted]:
@@ -33,47 +32,7 @@ def write_explanation(found: Explanation) -> pb.ExplainResponse:
         score=found.score,
         exact_rank=found.exact_rank,
         rank=found.rank,
-        shard=None if found.shard is None else write_shard_explanation(found.shard),
+        shard=None if found.shard is None else shard_wire.write_explanation(found.shard),
         source=wire.write_source(found.source),
         query_space_id=found.query_space_id,
-    )
-
-
-def write_shard_explanation(found: ShardExplanation) -> pb.ShardExplanation:
-    """One shard's part."""
-    return pb.ShardExplanation(
-        shard=found.shard,
-        held=found.held,
-        allowed=found.allowed,
-        score=found.score,
-        rank=found.rank,
-        returned=found.returned,
-        list_rank=found.list_rank,
-        nprobe=found.nprobe,
-        approximate_rank=found.approximate_rank,
-        pool=found.pool,
-        shard_k=found.shard_k,
-        row=found.row,
-    )
-
-
-def read_shard_explanation(message: pb.ShardExplanation) -> ShardExplanation:
-    """One shard's part, as `write_shard_explanation` wrote it."""
-
-    def optional(name: str) -> int | None:
-        return getattr(message, name) if message.HasField(name) else None
-
-    return ShardExplanation(
-        shard=message.shard,
-        held=message.held,
-        allowed=message.allowed,
-        score=message.score,
-        rank=message.rank,
-        returned=message.returned,
-        list_rank=optional("list_rank"),
-        nprobe=optional("nprobe"),
-        approximate_rank=optional("approximate_rank"),
-        pool=optional("pool"),
-        shard_k=message.shard_k,
-        row=optional("row"),
     )

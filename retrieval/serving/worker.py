@@ -16,6 +16,7 @@ from retrieval.errors import RetrievalError
 from retrieval.serving import logs
 from retrieval.serving.config import ServingSettings
 from retrieval.serving.process import announcement, drain
+from retrieval.serving.query_cache_file import worker_path
 from retrieval.serving.server import Server, open_engine
 from retrieval.serving.signals import Signals
 from retrieval.serving.worker_messages import Ask, State
@@ -30,6 +31,10 @@ def work(settings: ServingSettings, number: int, pipe: Connection) -> None:
     if settings.torch_threads == 0:
         # the cores are shared by the workers
         settings = settings.model_copy(update={"torch_threads": max(1, (os.cpu_count() or 1) // settings.workers)})
+    if settings.encode.cache_file is not None:
+        # each writes its own: of one file only the last writer's texts would be left
+        own = worker_path(settings.encode.cache_file, number)
+        settings = settings.model_copy(update={"encode": settings.encode.model_copy(update={"cache_file": own})})
     try:
         engine = open_engine(settings)
         server = Server(engine, settings, share_port=True)

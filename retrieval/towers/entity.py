@@ -62,6 +62,11 @@ class EntityTower:
         """The entity tower of the checkpoint folder `path`; StoreError or DamagedData when it cannot be trusted."""
         return cls(read_checkpoint(path), threads=threads, precision=precision)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that `encode` reads where a table has it."""
+        return self._network.columns
+
     def present(self, table: pa.Table) -> Bool:
         """bool [n]: which rows have anything that the tower reads.
 

@@ -101,3 +101,23 @@ def test_writes_of_another_space_only_hide() -> None:
     live.apply(Entry(first=1, write=Upserts(ids=[7], vectors=vectors(1, 1), attributes=[{}]), header=other))
     snapshot = live.snapshot()
     assert (snapshot.live, snapshot.touched) == (0, {7})
+
+
+def test_older_versions_do_not_pile_up() -> None:
+    live = delta(graph_rows=10**6)
+    first = 1
+    for step in range(40):
+        x = vectors(200, step)
+        write = Upserts(ids=list(range(200)), vectors=x, attributes=[{"n": step}] * 200)
+        live.apply(Entry(first=first, write=write, header=HEADER))
+        first += 200
+    snapshot = live.snapshot()
+    assert (live.size, snapshot.live) == (200, 200)
+    assert len(snapshot.ids) < 2_000
+    alive = ~snapshot.dead
+    assert set(snapshot.table.column("n").to_numpy()[alive].tolist()) == {39}
+    ids, scores = found(live, normalise(x), 1)
+    assert [each[0] for each in ids] == list(range(200))
+    assert scores[:, 0] == pytest.approx(1)
+    live.apply(Entry(first=first, write=Deletes(ids=list(range(200))), header=HEADER))
+    assert (live.size, live.snapshot().live) == (200, 0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from slow_tower import SlowTower, vector_of
 
-from retrieval.errors import Unavailable
+from retrieval.errors import Overloaded, Unavailable
 from retrieval.serving.batching import BACKGROUND_TEXTS, Batcher
 from retrieval.types import F32
 
@@ -183,7 +183,7 @@ def test_a_full_queue_refuses_at_once_and_whole(tower: SlowTower, pool: ThreadPo
     waiting = ask(batcher, pool, "waiting")
     wait_until(lambda: batcher.stats().queued == 1)
     began = time.perf_counter()
-    with pytest.raises(Unavailable, match="1 texts wait to be encoded and 4 more came, the limit is 4: try again"):
+    with pytest.raises(Overloaded, match="1 texts wait to be encoded and 4 more came, the limit is 4: come again in"):
         batcher.encode({f"{number}": f"{number}" for number in range(4)}, Caller())
     assert time.perf_counter() - began < 0.5
     joined = ask(batcher, pool, "waiting")  # costs no place

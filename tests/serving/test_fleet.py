@@ -16,7 +16,7 @@ from tiny_fleet import LeafProcess, part_of
 from tiny_store import SPACE, make_store, make_vectors
 
 from retrieval.errors import FailedPrecondition, InvalidParams, SpaceMismatch, Unavailable
-from retrieval.serving.broker import Broker, read_targets
+from retrieval.serving.broker import Broker
 from retrieval.serving.calls import EntityQuery, Grouping, VectorQuery, Wanted
 from retrieval.serving.completeness import shard_k
 from retrieval.serving.config import make_settings
@@ -25,6 +25,7 @@ from retrieval.serving.fleet import Hedging
 from retrieval.serving.leaf import LeafService
 from retrieval.serving.load import load_store
 from retrieval.serving.rankings import Served
+from retrieval.serving.targets import Target, Targets
 
 D = 8
 
@@ -221,9 +222,9 @@ def test_a_shards_share_of_k_is_enough_as_often_as_wanted(k: int, shards: int, p
 
 
 def test_targets() -> None:
-    assert read_targets("a:1,b:2; a:1") == ["a:1", "b:2"]
+    assert Targets("a:1,b:2; a:1").known() == [Target("a:1"), Target("b:2")]
     with pytest.raises(InvalidParams, match="leaf 'a' has no host and port: write host:port"):
-        read_targets("a")
+        Targets("a")
     assert Hedging(0.05).take() is False
 
 

@@ -17,7 +17,10 @@ from retrieval.towers.query import QueryTower
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 # of parts that one process does not have: a broker's leaves, the parent of workers, recall that idle time measures
-ELSEWHERE = {"retrieval_leaf_serving", "retrieval_workers", "retrieval_live_recall", "retrieval_live_recall_high"}
+ELSEWHERE = {
+    "retrieval_leaf_serving", "retrieval_workers", "retrieval_live_recall", "retrieval_live_recall_high",
+    "retrieval_quarantined_info", "retrieval_canary_recall",  # a replay of canaries has to come first
+}  # fmt: skip
 
 
 def exists(name: str) -> bool:

@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 
 from retrieval.errors import StoreError
 from retrieval.serving.query_cache import QueryCache
-from retrieval.serving.query_cache_file import check_cache_path, load_cache, save_cache
+from retrieval.serving.query_cache_file import (
+    check_cache_path,
+    load_cache,
+    save_cache,
+    worker_path,
+    written_by_all,
+)
 
 D, DAY = 4, 86_400.0
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30)
@@ -231,3 +237,14 @@ def test_a_path_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -
         check_cache_path(tmp_path)
     with pytest.raises(StoreError, match="nowhere is no folder; create it"):
         check_cache_path(tmp_path / "nowhere" / "queries")
+
+
+def test_workers_keep_files_of_their_own_and_read_those_of_all(tmp_path: Path) -> None:
+    path = tmp_path / "queries[1]"  # no pattern, though it looks like one
+    files = [worker_path(path, number) for number in range(3)]
+    assert files[2].name == "queries[1].worker-2"
+    assert written_by_all(files[1]) == [files[1]]
+    for file in (path, *files, tmp_path / "queries[1].worker-x", tmp_path / "queries1.worker-0"):
+        file.write_bytes(b"")
+    assert written_by_all(files[1]) == [path, files[0], files[2], files[1]]
+    assert written_by_all(path) == [*files, path]

@@ -94,7 +94,7 @@ class Slow:
 
     def __init__(self, engine: Engine, seconds: float) -> None:
         self.began = threading.Event()
-        (served,) = engine._served.values()
+        (served,) = engine.shown.all.values()
         shard = served.shards[0]
         search = shard.search
 
@@ -130,7 +130,7 @@ def test_work_whose_caller_has_gone_is_dropped(tmp_path: Path) -> None:
     engine = Engine(load_store(settings))
     slow = Slow(engine, 0.5)
     searches = []
-    (served,) = engine._served.values()
+    (served,) = engine.shown.all.values()
     search = served.shards[0].search
     served.shards[0].search = lambda *a, **n: searches.append(1) or search(*a, **n)  # type: ignore[method-assign, assignment]
     server = Server(engine, settings)

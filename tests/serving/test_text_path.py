@@ -20,6 +20,7 @@ from retrieval.serving.calls import Limits, TextQuery
 from retrieval.serving.config import make_settings
 from retrieval.serving.encode import embed, encode
 from retrieval.serving.encode_settings import EncodeSettings
+from retrieval.serving.query_cache_file import worker_path
 from retrieval.serving.text_path import TextPath, check_files
 from retrieval.towers.text import normalise_text
 
@@ -147,6 +148,20 @@ def test_a_restart_begins_with_what_was_known(tmp_path: Path, tower: SlowTower) 
     third = TextPath(tower, settings)
     assert third.stats().cache.entries == 0
     third.close()
+
+
+def test_what_one_worker_learnt_all_know_after_a_restart(tmp_path: Path, tower: SlowTower) -> None:
+    files = [EncodeSettings(cache_file=worker_path(tmp_path / "queries", n), max_wait_ms=0) for n in range(2)]
+    for text, settings in zip("ab", files, strict=True):
+        path = TextPath(tower, settings)
+        path.encode([text])
+        path.close()
+    batches = len(tower.batches)
+    for settings in (*files, EncodeSettings(cache_file=tmp_path / "queries", max_wait_ms=0)):
+        path = TextPath(tower, settings)
+        path.encode(["a", "b"])
+        path.close()
+    assert len(tower.batches) == batches
 
 
 def test_the_file_is_written_while_serving_and_a_full_disk_stops_nothing(

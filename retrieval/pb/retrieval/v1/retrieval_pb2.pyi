@@ -416,6 +416,86 @@ class LeafState(_message.Message):
     last_error: str
     def __init__(self, target: _Optional[str] = ..., state: _Optional[str] = ..., shards: _Optional[_Iterable[str]] = ..., last_error: _Optional[str] = ...) -> None: ...
 
+class FreshEntity(_message.Message):
+    __slots__ = ("string_id", "int64_id", "values", "attributes_json")
+    STRING_ID_FIELD_NUMBER: _ClassVar[int]
+    INT64_ID_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_JSON_FIELD_NUMBER: _ClassVar[int]
+    string_id: str
+    int64_id: int
+    values: _containers.RepeatedScalarFieldContainer[float]
+    attributes_json: str
+    def __init__(self, string_id: _Optional[str] = ..., int64_id: _Optional[int] = ..., values: _Optional[_Iterable[float]] = ..., attributes_json: _Optional[str] = ...) -> None: ...
+
+class UpsertRequest(_message.Message):
+    __slots__ = ("entity_type", "space_id", "entities")
+    ENTITY_TYPE_FIELD_NUMBER: _ClassVar[int]
+    SPACE_ID_FIELD_NUMBER: _ClassVar[int]
+    ENTITIES_FIELD_NUMBER: _ClassVar[int]
+    entity_type: str
+    space_id: str
+    entities: _containers.RepeatedCompositeFieldContainer[FreshEntity]
+    def __init__(self, entity_type: _Optional[str] = ..., space_id: _Optional[str] = ..., entities: _Optional[_Iterable[_Union[FreshEntity, _Mapping]]] = ...) -> None: ...
+
+class DeleteRequest(_message.Message):
+    __slots__ = ("entity_type", "string_ids", "int64_ids")
+    ENTITY_TYPE_FIELD_NUMBER: _ClassVar[int]
+    STRING_IDS_FIELD_NUMBER: _ClassVar[int]
+    INT64_IDS_FIELD_NUMBER: _ClassVar[int]
+    entity_type: str
+    string_ids: _containers.RepeatedScalarFieldContainer[str]
+    int64_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, entity_type: _Optional[str] = ..., string_ids: _Optional[_Iterable[str]] = ..., int64_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class WriteResponse(_message.Message):
+    __slots__ = ("position", "entities")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ENTITIES_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    entities: int
+    def __init__(self, position: _Optional[int] = ..., entities: _Optional[int] = ...) -> None: ...
+
+class DeltaState(_message.Message):
+    __slots__ = ("entity_type", "rows", "hidden", "position", "folded", "trouble")
+    ENTITY_TYPE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    FOLDED_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    entity_type: str
+    rows: int
+    hidden: int
+    position: int
+    folded: int
+    trouble: str
+    def __init__(self, entity_type: _Optional[str] = ..., rows: _Optional[int] = ..., hidden: _Optional[int] = ..., position: _Optional[int] = ..., folded: _Optional[int] = ..., trouble: _Optional[str] = ...) -> None: ...
+
+class FollowState(_message.Message):
+    __slots__ = ("entity_type", "generation", "published", "previous", "quarantined", "canary_recall", "alarm", "trouble", "swaps", "rollbacks")
+    ENTITY_TYPE_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_FIELD_NUMBER: _ClassVar[int]
+    CANARY_RECALL_FIELD_NUMBER: _ClassVar[int]
+    ALARM_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    SWAPS_FIELD_NUMBER: _ClassVar[int]
+    ROLLBACKS_FIELD_NUMBER: _ClassVar[int]
+    entity_type: str
+    generation: str
+    published: str
+    previous: str
+    quarantined: _containers.RepeatedScalarFieldContainer[str]
+    canary_recall: float
+    alarm: str
+    trouble: str
+    swaps: int
+    rollbacks: int
+    def __init__(self, entity_type: _Optional[str] = ..., generation: _Optional[str] = ..., published: _Optional[str] = ..., previous: _Optional[str] = ..., quarantined: _Optional[_Iterable[str]] = ..., canary_recall: _Optional[float] = ..., alarm: _Optional[str] = ..., trouble: _Optional[str] = ..., swaps: _Optional[int] = ..., rollbacks: _Optional[int] = ...) -> None: ...
+
 class FrontierPoint(_message.Message):
     __slots__ = ("params_json", "recall_at_10", "recall_at_100", "p50_ms", "p95_ms", "filter_band")
     PARAMS_JSON_FIELD_NUMBER: _ClassVar[int]
@@ -473,7 +553,7 @@ class Limits(_message.Message):
     def __init__(self, max_k: _Optional[int] = ..., max_text_characters: _Optional[int] = ..., max_batch: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_candidates: _Optional[int] = ...) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("version", "query_space_id", "compatible_space_ids", "generations", "limits", "live_recall", "leaves", "pressure")
+    __slots__ = ("version", "query_space_id", "compatible_space_ids", "generations", "limits", "live_recall", "leaves", "pressure", "following", "delta")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     QUERY_SPACE_ID_FIELD_NUMBER: _ClassVar[int]
     COMPATIBLE_SPACE_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -482,6 +562,8 @@ class DescribeResponse(_message.Message):
     LIVE_RECALL_FIELD_NUMBER: _ClassVar[int]
     LEAVES_FIELD_NUMBER: _ClassVar[int]
     PRESSURE_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWING_FIELD_NUMBER: _ClassVar[int]
+    DELTA_FIELD_NUMBER: _ClassVar[int]
     version: str
     query_space_id: str
     compatible_space_ids: _containers.RepeatedScalarFieldContainer[str]
@@ -490,7 +572,9 @@ class DescribeResponse(_message.Message):
     live_recall: _containers.RepeatedCompositeFieldContainer[LiveRecall]
     leaves: _containers.RepeatedCompositeFieldContainer[LeafState]
     pressure: str
-    def __init__(self, version: _Optional[str] = ..., query_space_id: _Optional[str] = ..., compatible_space_ids: _Optional[_Iterable[str]] = ..., generations: _Optional[_Iterable[_Union[GenerationDescription, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., live_recall: _Optional[_Iterable[_Union[LiveRecall, _Mapping]]] = ..., leaves: _Optional[_Iterable[_Union[LeafState, _Mapping]]] = ..., pressure: _Optional[str] = ...) -> None: ...
+    following: _containers.RepeatedCompositeFieldContainer[FollowState]
+    delta: _containers.RepeatedCompositeFieldContainer[DeltaState]
+    def __init__(self, version: _Optional[str] = ..., query_space_id: _Optional[str] = ..., compatible_space_ids: _Optional[_Iterable[str]] = ..., generations: _Optional[_Iterable[_Union[GenerationDescription, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., live_recall: _Optional[_Iterable[_Union[LiveRecall, _Mapping]]] = ..., leaves: _Optional[_Iterable[_Union[LeafState, _Mapping]]] = ..., pressure: _Optional[str] = ..., following: _Optional[_Iterable[_Union[FollowState, _Mapping]]] = ..., delta: _Optional[_Iterable[_Union[DeltaState, _Mapping]]] = ...) -> None: ...
 
 class Part(_message.Message):
     __slots__ = ("entity_type", "generation", "shards")

@@ -59,6 +59,16 @@ class RetrievalStub:
                 request_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.Upsert = channel.unary_unary(
+                '/retrieval.v1.Retrieval/Upsert',
+                request_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.UpsertRequest.SerializeToString,
+                response_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.WriteResponse.FromString,
+                _registered_method=True)
+        self.Delete = channel.unary_unary(
+                '/retrieval.v1.Retrieval/Delete',
+                request_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.DeleteRequest.SerializeToString,
+                response_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.WriteResponse.FromString,
+                _registered_method=True)
         self.Describe = channel.unary_unary(
                 '/retrieval.v1.Retrieval/Describe',
                 request_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.DescribeRequest.SerializeToString,
@@ -104,6 +114,20 @@ class RetrievalServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Upsert(self, request, context):
+        """Put entities in place or change them, beside the live generation; durable before it is answered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Delete(self, request, context):
+        """Take entities away; durable before it is answered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Describe(self, request, context):
         """What is served: generations, spaces, shards, limits.
         """
@@ -138,6 +162,16 @@ def add_RetrievalServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ExplainRequest.FromString,
                     response_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ExplainResponse.SerializeToString,
+            ),
+            'Upsert': grpc.unary_unary_rpc_method_handler(
+                    servicer.Upsert,
+                    request_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.UpsertRequest.FromString,
+                    response_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.WriteResponse.SerializeToString,
+            ),
+            'Delete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Delete,
+                    request_deserializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.DeleteRequest.FromString,
+                    response_serializer=retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.WriteResponse.SerializeToString,
             ),
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
@@ -280,6 +314,60 @@ class Retrieval:
             '/retrieval.v1.Retrieval/Explain',
             retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ExplainRequest.SerializeToString,
             retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Upsert(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retrieval.v1.Retrieval/Upsert',
+            retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.UpsertRequest.SerializeToString,
+            retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.WriteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Delete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retrieval.v1.Retrieval/Delete',
+            retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.DeleteRequest.SerializeToString,
+            retrieval_dot_pb_dot_retrieval_dot_v1_dot_retrieval__pb2.WriteResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,171 @@
+"""Fresh entities under load: durable writes a second over gRPC, and searches beside them.
+
+A server with --workers processes serves --rows clustered vectors. First searches come alone, then beside a steady rate
+of upserts (--rate entities a second in calls of --batch), both in the same run, then as many upserts as go through:
+from --writers callers in batches, and one entity a call. Last, how long after its answer a write is found in the other
+processes. The last line is one JSON object.
+
+    python -m bench.delta --rows 100000
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.data import clustered, clustered_queries
+from bench.load_store import ENTITY_TYPE, SPACE, ServerProcess, make_store
+from retrieval.client import RetrievalClient, Vector
+from retrieval.errors import InvalidParams, RetrievalError
+from retrieval.types import F32
+
+_FIRST_ID = 10**12
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve, write, search, print."""
+    chosen = _parser().parse_args(arguments)
+    for name in ("rows", "rate", "batch", "writers", "seconds", "workers"):
+        if getattr(chosen, name) <= 0:
+            raise InvalidParams(f"--{name} {getattr(chosen, name)} is not acceptable: give more than 0")
+    with contextlib.ExitStack() as stack:
+        store = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "store"
+        make_store(store, rows=chosen.rows, d=chosen.d, kind="hnsw", shards=1, space_id=SPACE)
+        settings = [f"delta.fsync={chosen.fsync}", "delta.max_entities=5000000"]
+        server = ServerProcess(store, workers=chosen.workers, settings=settings)
+        stack.callback(server.stop)
+        client = stack.enter_context(RetrievalClient(server.target, timeout_s=30, connections=4 * chosen.workers))
+        vectors = clustered(20_000, chosen.d, seed=77)
+        queries = clustered_queries(1_000, chosen.d, seed=1)
+        _searches(client, queries, 1.0)  # warm
+        print(f"{chosen.rows:,} x {chosen.d} hnsw, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.2f}")
+        idle = _searches(client, queries, chosen.seconds)
+        writing = _Writing(client, vectors, chosen.batch)
+        steady = threading.Thread(target=writing.at_rate, args=(chosen.rate, chosen.seconds))
+        steady.start()
+        beside = _searches(client, queries, chosen.seconds)
+        steady.join()
+        figures: dict[str, Any] = {
+            "idle_p50_ms": _ms(idle, 50),
+            "idle_p99_ms": _ms(idle, 99),
+            "writing_p50_ms": _ms(beside, 50),
+            "writing_p99_ms": _ms(beside, 99),
+            "written_per_s": round(writing.written / chosen.seconds, 1),
+        }
+        figures["p99_ratio"] = round(figures["writing_p99_ms"] / figures["idle_p99_ms"], 2)
+        figures["batched_per_s"] = _most(client, vectors, chosen.batch, chosen.writers, chosen.seconds)
+        figures["single_per_s"] = _most(client, vectors, 1, 4 * chosen.writers, chosen.seconds)
+        figures["seen_after_ms"] = _seen_after(client, vectors, chosen.workers)
+        state = client.describe().delta[0]
+    print(
+        f"searches alone p50 {figures['idle_p50_ms']} p99 {figures['idle_p99_ms']} ms; beside "
+        f"{figures['written_per_s']:,.0f} upserts/s p50 {figures['writing_p50_ms']} p99 {figures['writing_p99_ms']} ms "
+        f"({figures['p99_ratio']} x)\nupserts/s with fsync {chosen.fsync}: {figures['batched_per_s']:,.0f} in calls of "
+        f"{chosen.batch}, {figures['single_per_s']:,.0f} one a call; a write is found by every worker after at most "
+        f"{figures['seen_after_ms']} ms; {state.position:,} writes in all"
+    )
+    print(json.dumps({**figures, "rows": chosen.rows, "d": chosen.d, "fsync": chosen.fsync, "batch": chosen.batch}))
+
+
+class _Writing:
+    """Upserts of new and of known entities in turn."""
+
+    def __init__(self, client: RetrievalClient, vectors: F32, batch: int, *, first: int = 0) -> None:
+        self._client, self._vectors, self._batch = client, vectors, batch
+        self._next = first
+        self.written = 0
+
+    def call(self) -> None:
+        """One call."""
+        rows = np.arange(self._next, self._next + self._batch)
+        self._client.upsert(
+            ENTITY_TYPE, _FIRST_ID + rows % 50_000, self._vectors[rows % len(self._vectors)], space_id=SPACE
+        )
+        self._next += self._batch
+        self.written += self._batch
+
+    def at_rate(self, rate: float, seconds: float) -> None:
+        """So many entities a second, at even instants."""
+        began = time.perf_counter()
+        for number in range(int(rate * seconds / self._batch)):
+            time.sleep(max(0.0, began + number * self._batch / rate - time.perf_counter()))
+            self.call()
+
+    def until(self, end: float) -> None:
+        """As many as go through."""
+        while time.perf_counter() < end:
+            self.call()
+
+
+def _most(client: RetrievalClient, vectors: F32, batch: int, writers: int, seconds: float) -> float:
+    writings = [_Writing(client, vectors, batch, first=number * 10_000) for number in range(writers)]
+    end = time.perf_counter() + seconds
+    threads = [threading.Thread(target=each.until, args=(end,)) for each in writings]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return round(sum(each.written for each in writings) / (time.perf_counter() - began), 1)
+
+
+def _searches(client: RetrievalClient, queries: F32, seconds: float) -> list[float]:
+    """Seconds of each search, one after another."""
+    took: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        query = Vector(values=queries[len(took) % len(queries)], space_id=SPACE)
+        began = time.perf_counter()
+        client.search(query, k=100)
+        took.append(time.perf_counter() - began)
+    return took
+
+
+def _seen_after(client: RetrievalClient, vectors: F32, workers: int) -> float:
+    """Milliseconds after its answer until a new entity was found over every connection, the worst of ten."""
+    worst = 0.0
+    for number in range(10):
+        id_ = 2 * _FIRST_ID + number
+        query = Vector(values=vectors[number], space_id=SPACE)
+        client.upsert(ENTITY_TYPE, [id_], vectors[number : number + 1], space_id=SPACE)
+        began, found = time.perf_counter(), 0
+        while found < 4 * workers:  # the connections are asked in turn, and a worker has some of them
+            try:
+                seen = bool(client.score(query, ENTITY_TYPE, [id_]).found[0])
+            except RetrievalError:
+                seen = False
+            found = found + 1 if seen else 0
+            if not seen:
+                worst = max(worst, time.perf_counter() - began)
+    return round(1e3 * worst, 1)
+
+
+def _ms(seconds: list[float], percentile: float) -> float:
+    return round(1e3 * float(np.percentile(seconds, percentile)), 3)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--d", type=int, default=128)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--fsync", choices=("each", "batch", "none"), default="batch")
+    parser.add_argument("--rate", type=float, default=2_000.0, help="entities a second beside the searches")
+    parser.add_argument("--batch", type=int, default=50, help="entities in a call")
+    parser.add_argument("--writers", type=int, default=2, help="callers at once where as many go through as can")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
