@@ -101,14 +101,15 @@ class _Follow:
 
     def state(self, entity_type: str) -> DeltaState:
         """For people and metrics."""
-        found = self.snapshot
+        found, gone = self.snapshot, self._reader.missing
+        lost = f"{gone:,} writes before the log's first are gone: a later generation folded them in" if gone else ""
         return DeltaState(
             entity_type=entity_type,
             rows=0 if found is None else found.live,
             hidden=sum(int(np.count_nonzero(hidden)) for hidden in self._hidden),
             position=self.shown,
             folded=self.folded,
-            trouble=self.trouble,
+            trouble=self.trouble or lost,
         )
 
 
