@@ -9,7 +9,7 @@ PROTOC = $(BIN)/python -m grpc_tools.protoc -Iretrieval/pb=proto --python_out=. 
 	retrieval/pb/retrieval/v1/retrieval.proto
 KERNEL := $(wildcard retrieval/kernel/*.cpp retrieval/kernel/*.h retrieval/kernel/*.inl retrieval/kernel/CMakeLists.txt)
 
-.PHONY: demo test check test-long bench proto format clean
+.PHONY: demo test check test-long bench bench-full proto format clean
 
 demo: $(STAMP)
 	$(BIN)/retrieval demo
@@ -28,6 +28,10 @@ test-long: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/retrieval bench all
+
+bench-full: $(STAMP)
+	$(BIN)/pip install -q -c constraints.txt -e '.[$(FAISS),peers]'
+	$(BIN)/retrieval bench all --full --out bench/reports/full
 
 proto: $(STAMP)
 	$(PROTOC)

@@ -2,20 +2,41 @@
 
 import importlib
 import json
+from pathlib import Path
 
 import pytest
 
-from bench.cli import MEASUREMENTS
+from bench import together
 from bench.data import clustered, clustered_queries
+from retrieval.errors import InvalidParams
 
 
-@pytest.mark.parametrize("name", MEASUREMENTS)
-def test_a_measurement_takes_the_arguments_that_all_gives_it(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    module, _, arguments = MEASUREMENTS[name]
-    with pytest.raises(SystemExit) as ended:
-        importlib.import_module(module).main([*arguments, "--help"])
-    assert ended.value.code == 0
-    assert capsys.readouterr().out.startswith("usage: ")
+@pytest.mark.parametrize("each", together.MEASUREMENTS, ids=lambda each: each.name)
+def test_a_measurement_takes_the_arguments_that_all_gives_it(
+    each: together.Measurement, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (each.quick, each.full):
+        with pytest.raises(SystemExit) as ended:
+            importlib.import_module(each.module).main([*(arguments or ()), "--help"])
+        assert ended.value.code == 0
+        assert capsys.readouterr().out.startswith("usage: ")
+
+
+def test_what_was_printed_is_kept_and_a_failure_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in (("good", "print('a table'); print('{\"ratio\": 2}')"), ("bad", "raise SystemExit(3)")):
+        (tmp_path / f"{name}_measurement.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    made = [together.Measurement(name, f"{name}_measurement", f"A {name} one.", ()) for name in ("bad", "good")]
+    monkeypatch.setattr(together, "MEASUREMENTS", tuple(made))
+    assert together.run(full=False, only=[], out=tmp_path / "out") == 1
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["failed"] == ["bad"]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "figures.jsonl").read_text().splitlines()]
+    assert [(row["name"], row["status"], row["figures"]) for row in rows] == [("bad", 3, {}), ("good", 0, {"ratio": 2})]
+    assert "A good one.\n\n`retrieval bench good`" in (tmp_path / "out" / "report.md").read_text()
+    with pytest.raises(InvalidParams, match="--only 'other' is no measurement; there are: bad, good"):
+        together.run(full=False, only=["other"], out=tmp_path / "out")
 
 
 def test_a_small_measurement_ends_with_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
