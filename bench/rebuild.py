@@ -106,3 +106,7 @@ def _run(folder: Path) -> dict[str, Any]:
         "reused": report["reused"],
         "embedded": report["embedded"],
     }
+
+
+if __name__ == "__main__":
+    main()

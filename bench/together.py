@@ -1,7 +1,7 @@
 """All measurements one after another, each in a process of its own, with what they printed kept as one report.
 
-OUT/report.md has the output of each under the command that made it, OUT/figures.jsonl its last line, with the machine and
-the load average it began with. A measurement that fails is told and does not stop the others.
+OUT/report.md has the output of each under the command that made it, OUT/figures.jsonl its last line, with the
+machine and the load average it began with. A measurement that fails is told and does not stop the others.
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ MEASUREMENTS = (
     Measurement("towers", "bench.towers", "What one query, a batch of queries and entities cost to encode.", ()),
     Measurement("encode", "bench.encode_path", "Query texts through cache and batches, beside the tower alone.", ()),
     Measurement("filters", "bench.filters", "Filtered search beside unfiltered, both kinds.", ("--rows", "50000")),
+    Measurement(
+        "life", "bench.life", "Recall and time with rows deleted and fresh ones, and reopened.", ("--rows", "50000")
+    ),
     Measurement("grouped", "bench.grouped", "Concurrent searches one by one and grouped.", ("--rows", "50000")),
     Measurement("fleet", "bench.fleet", "A broker over leaves with one in trouble, and hedging.", ()),
     Measurement("hot", "bench.hot.main", "Hot paths beside a reference of the same run, held to a baseline.", ()),
