@@ -25,9 +25,9 @@ import numpy as np
 
 from retrieval import catalogue
 from retrieval.serving.calls import Limits
-from retrieval.serving.encode import TextTower, embed
-from retrieval.serving.encode_settings import EncodeSettings
-from retrieval.serving.text_path import TextPath
+from retrieval.serving.text.encode import TextTower, embed
+from retrieval.serving.text.path import TextPath
+from retrieval.serving.text.settings import EncodeSettings
 from retrieval.towers.checkpoint import write_checkpoint
 from retrieval.towers.pretrained import load_default
 from retrieval.towers.projection import fit_projection

@@ -25,7 +25,7 @@ from index_builders import hnsw, ivfpq
 from retrieval import topk
 from retrieval.indexes import open_index
 from retrieval.params import HnswBuild, HnswSearch, IvfpqBuild, IvfpqSearch, SearchParams, make_params
-from retrieval.serving.filters import Equal, Restriction
+from retrieval.serving.filtering.filters import Equal, Restriction
 from retrieval.serving.rows import Rows
 from retrieval.serving.shards import LocalShard
 from retrieval.store.generation import ID_COLUMN, VECTORS_FILE

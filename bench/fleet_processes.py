@@ -19,12 +19,12 @@ import grpc
 import numpy as np
 
 from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
-from retrieval.serving.broker import Broker
 from retrieval.serving.calls import GenerationDescription
 from retrieval.serving.config import ServingSettings
-from retrieval.serving.effort import Efforts
+from retrieval.serving.effort.efforts import Efforts
 from retrieval.serving.engine import Engine
-from retrieval.serving.leaf import LeafService
+from retrieval.serving.fleet.broker import Broker
+from retrieval.serving.fleet.leaf import LeafService
 from retrieval.serving.rankings import Served
 from retrieval.serving.server import Server
 from retrieval.serving.shards import LocalShard

@@ -38,9 +38,9 @@ from retrieval.params import SearchParams
 from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
 from retrieval.serving.config import make_settings
 from retrieval.serving.engine import Engine
-from retrieval.serving.load import load_store
 from retrieval.serving.server import Server
 from retrieval.serving.service import RetrievalService
+from retrieval.serving.swap.load import load_store
 from retrieval.types import F32, Neighbors
 
 K, SEED, QUERIES, WARM_UP = 100, 1, 256, 200

@@ -32,7 +32,7 @@ from retrieval.serving.config import make_settings
 from retrieval.serving.delta.keeper import DeltaKeeper, header_of
 from retrieval.serving.engine import Engine
 from retrieval.serving.server import open_engine
-from retrieval.types import F32, AnyArray
+from retrieval.types import F32, AnyArray, Metric
 
 K, QUERIES, REPEATS = 100, 200, 3
 CASES = ((0.0, 0.0), (0.2, 0.0), (0.5, 0.0), (0.0, 0.01), (0.0, 0.05))  # shares deleted, shares written again
@@ -106,7 +106,7 @@ def _open(store: Path) -> tuple[Engine, DeltaKeeper, float]:
 
 def _measured(engine: Engine, ids: AnyArray, xb: F32, d: int, when: str, seconds: float) -> dict[str, Any]:
     xq = clustered_queries(QUERIES, d, seed=SEED)
-    _, true = topk.exact_search(xq, xb, K, topk.Metric.COSINE)
+    _, true = topk.exact_search(xq, xb, K, Metric.COSINE)
     row_of = {int(id_): row for row, id_ in enumerate(ids.tolist())}
     exact, took = np.full((QUERIES, K), -np.inf, np.float32), []
     for repeat in range(REPEATS):

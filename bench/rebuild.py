@@ -109,4 +109,4 @@ def _run(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from retrieval.serving.config import ServingSettings
-from retrieval.serving.settings_file import read_settings
+from retrieval.serving.operate.settings_file import read_settings
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -29,7 +29,7 @@ LAW: dict[str, set[str]] = {
     },
     "bench": {
         "topk", "spaces", "store", "indexes", "towers", "training", "serving", "client", "catalogue", "index_builders",
-        "kernel", "pb", "cli",
+        "kernel", "pb", "cli", "delta", "canaries",
     },
 }  # fmt: skip
 NO_GRPC = {"index_builders", "delta", "towers", "training", "store", "indexes", "topk", "spaces", "kernel"}

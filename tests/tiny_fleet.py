@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from retrieval.serving.admission import Admission
-from retrieval.serving.leaf import SHARD_SERVICE, LeafService
+from retrieval.serving.fleet.leaf import SHARD_SERVICE, LeafService
 from retrieval.serving.rankings import Served
 
 

@@ -29,8 +29,8 @@ from bench.load_queries import describe, texts_of, vector_requests
 from bench.load_store import ENTITY_TYPE, SEED, ServerProcess
 from bench.recall_latency.machine import machine
 from retrieval.params import SEARCH_PARAMS, SearchParams, make_params
-from retrieval.serving.encode_settings import EncodeSettings
-from retrieval.serving.text_path import TextPath
+from retrieval.serving.text.path import TextPath
+from retrieval.serving.text.settings import EncodeSettings
 from retrieval.store import Manifest, Store
 from retrieval.towers.checkpoint import write_checkpoint
 from retrieval.towers.pretrained import load_default

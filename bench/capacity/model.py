@@ -18,7 +18,7 @@ import simpy
 from bench.capacity.costs import Costs
 from bench.capacity.station import BatchStation, Done, Station, after
 from retrieval.errors import InvalidParams
-from retrieval.serving.fleet import Hedging
+from retrieval.serving.fleet.leaves import Hedging
 from retrieval.types import AnyArray
 
 _DRAWN = 65_536

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from retrieval.serving.filters import AllOf, Equal, Range
-from retrieval.serving.restrict import RowFilters
+from retrieval.serving.filtering.bitmaps import RowFilters
+from retrieval.serving.filtering.filters import AllOf, Equal, Range
 
 N = 200_000
 

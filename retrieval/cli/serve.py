@@ -10,7 +10,7 @@ import typer
 
 from retrieval.errors import RetrievalError
 from retrieval.serving.config import ServingSettings
-from retrieval.serving.settings_file import read_settings, write_settings
+from retrieval.serving.operate.settings_file import read_settings, write_settings
 
 
 def _help(name: str) -> str:
@@ -68,19 +68,19 @@ def serve(
         _check(settings)
         return
     # imported here so that `retrieval serve --help` needs no gRPC
-    from retrieval.serving.logs import set_up
+    from retrieval.serving.operate.logs import set_up
 
     set_up(settings.log_format)
     if settings.workers > 1:
-        from retrieval.serving.workers import supervise as run
+        from retrieval.serving.operate.workers import supervise as run
     else:
-        from retrieval.serving.process import run
+        from retrieval.serving.operate.process import run
 
     run(settings, lambda line: print(line, flush=True))
 
 
 def _check(settings: ServingSettings) -> None:
-    from retrieval.serving.check import check
+    from retrieval.serving.operate.check import check
 
     try:
         found = check(settings)

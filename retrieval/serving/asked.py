@@ -10,9 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from retrieval.errors import InvalidQuery
-from retrieval.serving import choice
-from retrieval.serving import effort as efforts
 from retrieval.serving.calls import DEFAULT_EFFORT, EntityId, Grouping, Limits, Wanted
+from retrieval.serving.effort import choice, efforts
 from retrieval.serving.rankings import Served, check_columns, check_mergeable, check_restriction
 from retrieval.types import AnyArray, IdType
 

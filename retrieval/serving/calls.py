@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import pyarrow as pa
 
-from retrieval.serving.filters import UNRESTRICTED, Restriction
+from retrieval.serving.filtering.filters import UNRESTRICTED, Restriction
 from retrieval.store import Manifest
 from retrieval.types import F32, I32, AnyArray, Bool, StrEnum
 

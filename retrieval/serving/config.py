@@ -14,10 +14,10 @@ from retrieval.errors import InvalidParams
 from retrieval.serving.admission import AdmissionSettings
 from retrieval.serving.calls import Limits
 from retrieval.serving.delta.settings import DeltaSettings
-from retrieval.serving.encode_settings import EncodeSettings
 from retrieval.serving.live_recall import LiveRecallSettings
 from retrieval.serving.pressure import PressureSettings
-from retrieval.serving.swap_settings import FollowSettings
+from retrieval.serving.swap.settings import FollowSettings
+from retrieval.serving.text.settings import EncodeSettings
 from retrieval.store.place import is_url
 
 MIB = 1024 * 1024

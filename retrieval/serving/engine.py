@@ -11,10 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from retrieval import __version__
 from retrieval.errors import InvalidQuery
-from retrieval.serving import asked, choice, fanout, live_recall, worth
-from retrieval.serving import effort as efforts
-from retrieval.serving import encode as encoding
-from retrieval.serving import explain as explaining
+from retrieval.serving import asked, fanout, live_recall, worth
 from retrieval.serving.calls import (
     DEFAULT_EFFORT,
     DeltaState,
@@ -31,7 +28,9 @@ from retrieval.serving.calls import (
     Timings,
     Wanted,
 )
-from retrieval.serving.following import Fleet
+from retrieval.serving.effort import choice, efforts
+from retrieval.serving.explaining import verdict as explaining
+from retrieval.serving.fleet.following import Fleet
 from retrieval.serving.live_recall import LiveRecallMeter
 from retrieval.serving.pressure import Ladder, Step
 from retrieval.serving.rankings import (
@@ -42,6 +41,7 @@ from retrieval.serving.rankings import (
 from retrieval.serving.shards import Hits
 from retrieval.serving.shown import Shown
 from retrieval.serving.snapshot import stored_vector, types_of
+from retrieval.serving.text import encode as encoding
 from retrieval.serving.threads import search_pool
 from retrieval.types import F32, AnyArray, Metric
 

@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from retrieval.errors import InvalidArgument, Overloaded, Unavailable
 from retrieval.params import SearchParams
-from retrieval.serving.filters import UNRESTRICTED, Crowding, Restriction
-from retrieval.serving.restrict import codes_of, concatenated, crowd_ranks
+from retrieval.serving.filtering.bitmaps import codes_of, concatenated, crowd_ranks
+from retrieval.serving.filtering.filters import UNRESTRICTED, Crowding, Restriction
 from retrieval.serving.shards import Hits, Shard, ShardExplanation
 from retrieval.topk import merge
 from retrieval.types import F32, I32, AnyArray, Bool, IndexKind

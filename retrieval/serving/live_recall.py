@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from retrieval import topk
 from retrieval.serving.calls import Effort, LiveRecall, Source, Wanted
-from retrieval.serving.filters import Restriction
-from retrieval.serving.frontier import band_name
+from retrieval.serving.effort.frontier import band_name
+from retrieval.serving.filtering.filters import Restriction
 from retrieval.serving.rankings import Served
 from retrieval.serving.shards import Shard
 from retrieval.types import F32

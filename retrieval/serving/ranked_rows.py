@@ -16,8 +16,8 @@ import pyarrow as pa
 from retrieval.errors import DamagedData
 from retrieval.indexes import ShardIndex
 from retrieval.params import MAX_K, SearchParams
-from retrieval.serving.filters import Crowding
-from retrieval.serving.restrict import Allowed, RowFilters, crowd_ranks
+from retrieval.serving.filtering.bitmaps import Allowed, RowFilters, crowd_ranks
+from retrieval.serving.filtering.filters import Crowding
 from retrieval.serving.rows import RowIds
 from retrieval.types import F32, I32, I64, NO_ROW, AnyArray, Bool, Neighbors
 

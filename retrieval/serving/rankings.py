@@ -15,10 +15,17 @@ import pyarrow as pa
 
 from retrieval.errors import FailedPrecondition, InvalidQuery
 from retrieval.serving.calls import EntityId, GenerationDescription, Grouping, Ranking, Source, Wanted
-from retrieval.serving.effort import Efforts
+from retrieval.serving.effort.efforts import Efforts
 from retrieval.serving.fanout import Merged
-from retrieval.serving.filters import UNRESTRICTED
-from retrieval.serving.restrict import check_crowding, check_filter, codes_of, concatenated, crowd_ranks, kind_of
+from retrieval.serving.filtering.bitmaps import (
+    check_crowding,
+    check_filter,
+    codes_of,
+    concatenated,
+    crowd_ranks,
+    kind_of,
+)
+from retrieval.serving.filtering.filters import UNRESTRICTED
 from retrieval.serving.shards import Shard
 from retrieval.types import I32, AnyArray
 

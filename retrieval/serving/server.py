@@ -18,23 +18,23 @@ from grpc_reflection.v1alpha import reflection
 
 from retrieval.errors import FailedPrecondition
 from retrieval.serving.admission import Admission
-from retrieval.serving.broker import Broker
 from retrieval.serving.config import ServingSettings
-from retrieval.serving.credentials import TlsReloader
 from retrieval.serving.delta.opening import open_delta
 from retrieval.serving.engine import Engine
-from retrieval.serving.held import Held
-from retrieval.serving.leaf import SHARD_SERVICE, LeafService
+from retrieval.serving.fleet.broker import Broker
+from retrieval.serving.fleet.leaf import SHARD_SERVICE, LeafService
 from retrieval.serving.live_recall import LiveRecallMeter
-from retrieval.serving.load import check_tower, load_store
-from retrieval.serving.load_metrics import watch_load
-from retrieval.serving.operations import Operations
-from retrieval.serving.ports import check_port
+from retrieval.serving.operate.credentials import TlsReloader
+from retrieval.serving.operate.load_metrics import watch_load
+from retrieval.serving.operate.operations import Operations
+from retrieval.serving.operate.ports import check_port
 from retrieval.serving.pressure import Ladder
 from retrieval.serving.service import SERVICE, RetrievalService
-from retrieval.serving.swap_follow import Follower
-from retrieval.serving.swap_metrics import follows
-from retrieval.serving.text_path import TextPath
+from retrieval.serving.swap.follow import Follower
+from retrieval.serving.swap.held import Held
+from retrieval.serving.swap.load import check_tower, load_store
+from retrieval.serving.swap.metrics import follows
+from retrieval.serving.text.path import TextPath
 from retrieval.serving.threads import search_pool
 
 _SPARE_THREADS = 8

@@ -16,13 +16,15 @@ from google.protobuf.message import DecodeError, Message
 
 from retrieval.errors import FailedPrecondition, InvalidQuery, RetrievalError
 from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
-from retrieval.serving import deadline, observing, wire, wire_explain
+from retrieval.serving import deadline, wire
 from retrieval.serving.admission import Admission
 from retrieval.serving.caller import CallerGone, CheckAlive, note_priority
 from retrieval.serving.calls import Priority, ScoreAnswer, SearchAnswer
 from retrieval.serving.delta import wire as delta_wire
 from retrieval.serving.delta.writer import DeltaWriter
 from retrieval.serving.engine import Engine
+from retrieval.serving.explaining import wire as wire_explain
+from retrieval.serving.operate import observing
 from retrieval.serving.status import abort, refuse
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Retrieval"].full_name

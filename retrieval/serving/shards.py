@@ -20,10 +20,10 @@ from retrieval.errors import DamagedData
 from retrieval.indexes import ShardIndex, open_index
 from retrieval.indexes.grouped import GroupedIndex
 from retrieval.params import SearchParams
-from retrieval.serving.explain_shard import ShardExplanation, explain_shard
-from retrieval.serving.filters import UNRESTRICTED, Filter, Restriction
+from retrieval.serving.explaining.shard import ShardExplanation, explain_shard
+from retrieval.serving.filtering.bitmaps import DEFAULT_CACHE_BYTES, Allowed, RowFilters
+from retrieval.serving.filtering.filters import UNRESTRICTED, Filter, Restriction
 from retrieval.serving.ranked_rows import Hits, RankedRows
-from retrieval.serving.restrict import DEFAULT_CACHE_BYTES, Allowed, RowFilters
 from retrieval.serving.rows import Rows
 from retrieval.store import Generation, ShardFiles
 from retrieval.store.generation import ROWS_FILE, VECTORS_FILE

@@ -37,9 +37,9 @@ from retrieval.serving.calls import (
     VectorQuery,
     Wanted,
 )
-from retrieval.serving.filters import Crowding, Restriction
-from retrieval.serving.frontier import preferred
-from retrieval.serving.wire_filters import read_filter
+from retrieval.serving.effort.frontier import preferred
+from retrieval.serving.filtering.filters import Crowding, Restriction
+from retrieval.serving.filtering.wire import read_filter
 from retrieval.types import I64
 
 _PRIORITY = {pb.INTERACTIVE: Priority.INTERACTIVE, pb.BATCH: Priority.BATCH}

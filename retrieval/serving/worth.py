@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from retrieval.errors import Unavailable
 from retrieval.serving.calls import Source
-from retrieval.serving.effort import Chosen
+from retrieval.serving.effort.efforts import Chosen
 from retrieval.serving.fanout import Reached
 from retrieval.serving.rankings import Served
 from retrieval.serving.shards import Hits

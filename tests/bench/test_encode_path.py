@@ -6,7 +6,7 @@ import pytest
 from slow_tower import SlowTower
 
 from bench.encode_path import measure
-from retrieval.serving.encode_settings import EncodeSettings
+from retrieval.serving.text.settings import EncodeSettings
 
 
 @pytest.mark.parametrize("callers", [1, 8])

@@ -20,7 +20,7 @@ from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
 from retrieval.serving.admission import Admission, AdmissionSettings
 from retrieval.serving.calls import Effort, GenerationDescription, Priority, TextQuery, VectorQuery, Wanted
 from retrieval.serving.config import make_settings
-from retrieval.serving.effort import Efforts
+from retrieval.serving.effort.efforts import Efforts
 from retrieval.serving.engine import Engine
 from retrieval.serving.pressure import Ladder, PressureSettings, Step
 from retrieval.serving.rankings import Served

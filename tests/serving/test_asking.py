@@ -21,13 +21,13 @@ from retrieval.cli import explain as explain_command
 from retrieval.cli import search as search_command
 from retrieval.cli import server_options
 from retrieval.errors import InvalidParams, InvalidQuery
-from retrieval.serving import filters as fs
 from retrieval.serving.calls import EntityQuery, VectorQuery, Wanted
 from retrieval.serving.config import make_settings
 from retrieval.serving.engine import Engine
-from retrieval.serving.explain import Verdict
+from retrieval.serving.explaining.verdict import Verdict
+from retrieval.serving.filtering import filters as fs
+from retrieval.serving.filtering.wire import read_filter, write_filter
 from retrieval.serving.server import Server, open_engine
-from retrieval.serving.wire_filters import read_filter, write_filter
 from retrieval.towers.query import QueryTower
 
 D, N = 16, 120

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.errors import InvalidParams, NotAuthenticated, QuotaExceeded
-from retrieval.serving.auth import Callers, read_callers
+from retrieval.serving.operate.auth import Callers, read_callers
 
 
 def digest(token: str) -> str:

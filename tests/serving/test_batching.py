@@ -11,7 +11,7 @@ import pytest
 from slow_tower import SlowTower, vector_of
 
 from retrieval.errors import Overloaded, Unavailable
-from retrieval.serving.batching import BACKGROUND_TEXTS, Batcher
+from retrieval.serving.text.batching import BACKGROUND_TEXTS, Batcher
 from retrieval.types import F32
 
 

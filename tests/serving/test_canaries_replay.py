@@ -12,8 +12,8 @@ from tiny_store import SPACE, make_store, make_vectors
 
 from retrieval.canaries import Canaries, judge, write_canaries
 from retrieval.errors import DamagedData
-from retrieval.serving.canaries import measure, read_canaries, replay
 from retrieval.serving.shards import LocalShard, open_shards
+from retrieval.serving.swap.canaries import measure, read_canaries, replay
 from retrieval.store import Generation
 from retrieval.store.generation import CANARIES_FILE
 from retrieval.topk import exact_search

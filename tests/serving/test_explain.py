@@ -17,10 +17,10 @@ from retrieval.errors import InvalidQuery
 from retrieval.kernel import reference
 from retrieval.params import SearchParams
 from retrieval.serving.calls import Effort, EntityQuery, GenerationDescription, VectorQuery, Wanted
-from retrieval.serving.effort import Efforts
+from retrieval.serving.effort.efforts import Efforts
 from retrieval.serving.engine import Engine
-from retrieval.serving.explain import Explanation, Verdict
-from retrieval.serving.filters import UNRESTRICTED, Crowding, Equal, Range, Restriction
+from retrieval.serving.explaining.verdict import Explanation, Verdict
+from retrieval.serving.filtering.filters import UNRESTRICTED, Crowding, Equal, Range, Restriction
 from retrieval.serving.rankings import Served
 from retrieval.serving.shards import Hits, Shard, ShardExplanation, open_shards
 from retrieval.store import Generation

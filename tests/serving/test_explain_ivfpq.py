@@ -15,9 +15,9 @@ from retrieval.indexes import open_index
 from retrieval.kernel import reference
 from retrieval.params import IvfpqBuild
 from retrieval.serving.calls import Effort, EntityQuery, GenerationDescription, VectorQuery, Wanted
-from retrieval.serving.effort import Efforts
+from retrieval.serving.effort.efforts import Efforts
 from retrieval.serving.engine import Engine
-from retrieval.serving.explain import Explanation, Verdict
+from retrieval.serving.explaining.verdict import Explanation, Verdict
 from retrieval.serving.rankings import Served
 from retrieval.serving.rows import Rows
 from retrieval.serving.shards import LocalShard

@@ -14,7 +14,7 @@ from index_builders import ivfpq
 from retrieval import topk
 from retrieval.indexes import ShardIndex, open_index
 from retrieval.params import IvfpqBuild, IvfpqSearch
-from retrieval.serving.filters import Equal, Range, Restriction
+from retrieval.serving.filtering.filters import Equal, Range, Restriction
 from retrieval.serving.rows import Rows
 from retrieval.serving.shards import LocalShard
 from retrieval.store.generation import ID_COLUMN

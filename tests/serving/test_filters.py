@@ -15,11 +15,11 @@ from tiny_store import SPACE, TinyGeneration, make_store, make_vectors
 from retrieval import kernel
 from retrieval.errors import InvalidQuery
 from retrieval.serving.calls import GenerationDescription, Grouping, SearchAnswer, VectorQuery, Wanted
-from retrieval.serving.effort import Efforts
+from retrieval.serving.effort.efforts import Efforts
 from retrieval.serving.engine import Engine
-from retrieval.serving.filters import AllOf, AnyOf, Crowding, Equal, Filter, In, Not, Range, Restriction
+from retrieval.serving.filtering.bitmaps import RowFilters
+from retrieval.serving.filtering.filters import AllOf, AnyOf, Crowding, Equal, Filter, In, Not, Range, Restriction
 from retrieval.serving.rankings import Served
-from retrieval.serving.restrict import RowFilters
 from retrieval.serving.shards import open_shards
 from retrieval.store import Generation
 from retrieval.types import Metric

@@ -16,16 +16,16 @@ from tiny_fleet import LeafProcess, part_of
 from tiny_store import SPACE, make_store, make_vectors
 
 from retrieval.errors import FailedPrecondition, InvalidParams, SpaceMismatch, Unavailable
-from retrieval.serving.broker import Broker
 from retrieval.serving.calls import EntityQuery, Grouping, VectorQuery, Wanted
-from retrieval.serving.completeness import shard_k
 from retrieval.serving.config import make_settings
 from retrieval.serving.engine import Engine
-from retrieval.serving.fleet import Hedging
-from retrieval.serving.leaf import LeafService
-from retrieval.serving.load import load_store
+from retrieval.serving.fleet.broker import Broker
+from retrieval.serving.fleet.completeness import shard_k
+from retrieval.serving.fleet.leaf import LeafService
+from retrieval.serving.fleet.leaves import Hedging
+from retrieval.serving.fleet.targets import Target, Targets
 from retrieval.serving.rankings import Served
-from retrieval.serving.targets import Target, Targets
+from retrieval.serving.swap.load import load_store
 
 D = 8
 

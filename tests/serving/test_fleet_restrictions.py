@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from tiny_store import SPACE, make_store, make_vectors
 
 from retrieval.errors import InvalidQuery
-from retrieval.serving.broker import Broker
 from retrieval.serving.calls import EntityQuery, Grouping, VectorQuery, Wanted
 from retrieval.serving.config import make_settings
 from retrieval.serving.engine import Engine
-from retrieval.serving.filters import AllOf, Crowding, Equal, In, Not, Range, Restriction
-from retrieval.serving.leaf import LeafService
-from retrieval.serving.load import load_store
+from retrieval.serving.filtering.filters import AllOf, Crowding, Equal, In, Not, Range, Restriction
+from retrieval.serving.fleet.broker import Broker
+from retrieval.serving.fleet.leaf import LeafService
 from retrieval.serving.rankings import Served
+from retrieval.serving.swap.load import load_store
 
 D, N = 8, 300
 

@@ -12,9 +12,9 @@ from tiny_store import make_store
 
 from retrieval.params import HnswSearch
 from retrieval.serving.calls import Effort
-from retrieval.serving.effort import Efforts
-from retrieval.serving.frontier import Frontier, Point, preferred
-from retrieval.serving.promise import RECALL, pick
+from retrieval.serving.effort.efforts import Efforts
+from retrieval.serving.effort.frontier import Frontier, Point, preferred
+from retrieval.serving.effort.promise import RECALL, pick
 from retrieval.store.manifest import FrontierPoint
 
 

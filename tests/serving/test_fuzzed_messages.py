@@ -15,8 +15,8 @@ from tiny_store import SPACE, make_store
 from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
 from retrieval.serving.config import make_settings
 from retrieval.serving.engine import Engine
-from retrieval.serving.load import load_store
 from retrieval.serving.server import Server
+from retrieval.serving.swap.load import load_store
 
 METHODS = ["Search", "SearchBatch", "Embed", "Score", "Explain"]
 ACCEPTED = {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"}

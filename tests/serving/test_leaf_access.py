@@ -18,11 +18,11 @@ from tiny_store import SPACE, make_store, make_vectors
 
 from retrieval.cli.serve import serve
 from retrieval.errors import InvalidParams, Unavailable
-from retrieval.serving.broker import Broker
 from retrieval.serving.calls import VectorQuery, Wanted
 from retrieval.serving.config import make_settings
 from retrieval.serving.engine import Engine
-from retrieval.serving.leaf_access import read_leaf_files
+from retrieval.serving.fleet.access import read_leaf_files
+from retrieval.serving.fleet.broker import Broker
 from retrieval.serving.server import Server, open_engine
 
 D = 8

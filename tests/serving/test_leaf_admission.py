@@ -14,15 +14,16 @@ from tiny_store import SPACE, make_store, make_vectors
 
 from retrieval.errors import Overloaded
 from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
-from retrieval.serving import caller, observing
+from retrieval.serving import caller
 from retrieval.serving.admission import Admission, AdmissionSettings
-from retrieval.serving.broker import Broker
 from retrieval.serving.calls import EntityQuery, Priority, VectorQuery, Wanted
 from retrieval.serving.config import make_settings
 from retrieval.serving.engine import Engine
-from retrieval.serving.load import load_store
+from retrieval.serving.fleet.broker import Broker
+from retrieval.serving.operate import observing
 from retrieval.serving.rankings import Served
 from retrieval.serving.server import Server
+from retrieval.serving.swap.load import load_store
 
 D, K = 8, Wanted(k=5)
 QUERY = VectorQuery(values=make_vectors(1, D, seed=1)[0], space_id=SPACE)

@@ -12,12 +12,12 @@ from tiny_fleet import LeafProcess
 from tiny_store import SPACE, make_store, make_vectors
 
 from retrieval.errors import InvalidParams
-from retrieval.serving.broker import Broker
 from retrieval.serving.calls import VectorQuery, Wanted
 from retrieval.serving.config import make_settings
 from retrieval.serving.engine import Engine
-from retrieval.serving.load import load_store
-from retrieval.serving.targets import Target, Targets
+from retrieval.serving.fleet.broker import Broker
+from retrieval.serving.fleet.targets import Target, Targets
+from retrieval.serving.swap.load import load_store
 
 D = 8
 

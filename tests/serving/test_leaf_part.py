@@ -9,8 +9,8 @@ from tiny_store import make_store
 
 from retrieval.errors import DamagedData, InvalidParams
 from retrieval.serving.config import make_settings
-from retrieval.serving.leaf_part import read_part
-from retrieval.serving.load import load_store
+from retrieval.serving.fleet.part import read_part
+from retrieval.serving.swap.load import load_store
 
 
 def test_a_leaf_opens_and_checks_only_its_shards(tmp_path: Path) -> None:

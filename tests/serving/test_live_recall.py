@@ -11,9 +11,9 @@ from tiny_store import SPACE, TinyGeneration, make_store, make_vectors
 
 from retrieval.serving import wire
 from retrieval.serving.calls import Effort, GenerationDescription, VectorQuery, Wanted
-from retrieval.serving.effort import Efforts
+from retrieval.serving.effort.efforts import Efforts
 from retrieval.serving.engine import Engine
-from retrieval.serving.filters import UNRESTRICTED, Crowding, Equal, Restriction
+from retrieval.serving.filtering.filters import UNRESTRICTED, Crowding, Equal, Restriction
 from retrieval.serving.live_recall import Answered, LiveRecallMeter, LiveRecallSettings, wilson
 from retrieval.serving.rankings import Served
 from retrieval.serving.shards import open_shards

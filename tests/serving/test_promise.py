@@ -16,11 +16,11 @@ from retrieval.errors import InvalidQuery
 from retrieval.params import HnswSearch, IvfpqSearch
 from retrieval.serving import wire
 from retrieval.serving.calls import Effort, GenerationDescription, VectorQuery, Wanted
-from retrieval.serving.effort import Efforts
+from retrieval.serving.effort.efforts import Efforts
+from retrieval.serving.effort.frontier import Frontier, Point, band_name
+from retrieval.serving.effort.promise import DEADLINE, RECALL, lowered, pick
 from retrieval.serving.engine import Engine
-from retrieval.serving.filters import Equal, Restriction
-from retrieval.serving.frontier import Frontier, Point, band_name
-from retrieval.serving.promise import DEADLINE, RECALL, lowered, pick
+from retrieval.serving.filtering.filters import Equal, Restriction
 from retrieval.serving.rankings import Served
 from retrieval.serving.shards import LocalShard, open_shards
 from retrieval.store import Generation

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.errors import StoreError
-from retrieval.serving.query_cache import QueryCache
-from retrieval.serving.query_cache_file import (
+from retrieval.serving.text.cache import QueryCache
+from retrieval.serving.text.cache_file import (
     check_cache_path,
     load_cache,
     save_cache,

@@ -26,7 +26,7 @@ from retrieval.serving.calls import (
     VectorQuery,
     Wanted,
 )
-from retrieval.serving.effort import Efforts
+from retrieval.serving.effort.efforts import Efforts
 from retrieval.serving.engine import Engine
 from retrieval.serving.fanout import merge_order
 from retrieval.serving.rankings import Served

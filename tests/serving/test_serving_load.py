@@ -11,8 +11,8 @@ import pytest
 from tiny_store import make_store
 
 from retrieval.errors import DamagedData, InvalidParams, NoGeneration, SpaceMismatch, StoreError
-from retrieval.serving import load, probe
 from retrieval.serving.config import make_settings
+from retrieval.serving.swap import load, probe
 from retrieval.store import Generation, Store
 from retrieval.store.checksums import list_files, sha256_files
 from retrieval.store.generation import CANARIES_FILE

@@ -26,8 +26,8 @@ from retrieval import client as rc
 from retrieval.errors import FailedPrecondition
 from retrieval.serving.config import make_settings
 from retrieval.serving.engine import Engine
-from retrieval.serving.load import load_store
 from retrieval.serving.server import Server
+from retrieval.serving.swap.load import load_store
 
 COMMAND = [sys.executable, "-c", "from retrieval.cli import main; main()"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tiny_store import make_store
 
 from retrieval.errors import InvalidParams, NoGeneration, RetrievalError, StoreError
-from retrieval.serving.check import check
-from retrieval.serving.settings_file import read_settings, write_settings
+from retrieval.serving.operate.check import check
+from retrieval.serving.operate.settings_file import read_settings, write_settings
 
 if sys.version_info >= (3, 11):
     import tomllib

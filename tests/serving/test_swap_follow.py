@@ -13,15 +13,15 @@ import pytest
 from tiny_store import SPACE, TinyGeneration, make_store, make_vectors
 
 from retrieval.canaries import Canaries, write_canaries
-from retrieval.serving import load
 from retrieval.serving.calls import EntityQuery, VectorQuery, Wanted
 from retrieval.serving.config import make_settings
 from retrieval.serving.engine import Engine
-from retrieval.serving.held import Held
 from retrieval.serving.live_recall import LiveRecallMeter, LiveRecallSettings
-from retrieval.serving.load import load_store
-from retrieval.serving.swap import Taker
-from retrieval.serving.swap_follow import Follower
+from retrieval.serving.swap import load
+from retrieval.serving.swap.follow import Follower
+from retrieval.serving.swap.held import Held
+from retrieval.serving.swap.load import load_store
+from retrieval.serving.swap.taker import Taker
 from retrieval.store import Generation, Store
 from retrieval.store.checksums import list_files, sha256_files
 from retrieval.store.generation import CANARIES_FILE

@@ -20,11 +20,11 @@ from tiny_fleet import LeafProcess
 from tiny_store import SPACE, make_store, make_vectors
 
 from retrieval import client as rc
-from retrieval.serving import load
-from retrieval.serving.broker import Broker
 from retrieval.serving.config import make_settings
-from retrieval.serving.held import Held
+from retrieval.serving.fleet.broker import Broker
 from retrieval.serving.server import Server, open_engine
+from retrieval.serving.swap import load
+from retrieval.serving.swap.held import Held
 from retrieval.store import Generation, Store
 
 D, ROWS = 8, 400

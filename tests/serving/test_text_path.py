@@ -18,10 +18,10 @@ from slow_tower import SlowTower, vector_of
 from retrieval.errors import InvalidParams, InvalidQuery, StoreError, Unavailable
 from retrieval.serving.calls import Limits, TextQuery
 from retrieval.serving.config import make_settings
-from retrieval.serving.encode import embed, encode
-from retrieval.serving.encode_settings import EncodeSettings
-from retrieval.serving.query_cache_file import worker_path
-from retrieval.serving.text_path import TextPath, check_files
+from retrieval.serving.text.cache_file import worker_path
+from retrieval.serving.text.encode import embed, encode
+from retrieval.serving.text.path import TextPath, check_files
+from retrieval.serving.text.settings import EncodeSettings
 from retrieval.towers.text import normalise_text
 
 

@@ -20,10 +20,10 @@ from retrieval import client as rc
 from retrieval.client import Tls
 from retrieval.errors import InvalidParams, NotAuthenticated, QuotaExceeded, Unavailable
 from retrieval.serving.config import make_settings
-from retrieval.serving.credentials import read_tls
 from retrieval.serving.engine import Engine
-from retrieval.serving.load import load_store
+from retrieval.serving.operate.credentials import read_tls
 from retrieval.serving.server import Server
+from retrieval.serving.swap.load import load_store
 
 QUERY = rc.Vector(values=np.ones(8), space_id=SPACE)
 
@@ -114,7 +114,7 @@ def replace(pair: Pair, by: Pair) -> None:
 def test_new_certificates_are_taken_up_while_serving(
     tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("retrieval.serving.credentials._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("retrieval.serving.operate.credentials._LOOK_SECONDS", 0.0)
     old, new = Authority(tmp_path, "old"), Authority(tmp_path, "new")
     pair = old.issue("server")
     with serving(engine, tls_certificate=pair.certificate, tls_key=pair.key) as (_, target):

@@ -23,15 +23,15 @@ from tiny_store import SPACE, make_store
 from retrieval import client as rc
 from retrieval.errors import FailedPrecondition, InvalidQuery, MissingDependency
 from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
-from retrieval.serving import logs, observing
 from retrieval.serving.config import make_settings
 from retrieval.serving.engine import Engine
-from retrieval.serving.load import load_store
-from retrieval.serving.metrics import Metrics, Reading, merge_pages
-from retrieval.serving.metrics_http import MetricsServer
-from retrieval.serving.observing import CallRecord
+from retrieval.serving.operate import logs, observing
+from retrieval.serving.operate.metrics import Metrics, Reading, merge_pages
+from retrieval.serving.operate.metrics_http import MetricsServer
+from retrieval.serving.operate.observing import CallRecord
+from retrieval.serving.operate.tracing import Tracing
 from retrieval.serving.server import Server
-from retrieval.serving.tracing import Tracing
+from retrieval.serving.swap.load import load_store
 
 SERVICE = "retrieval.v1.Retrieval"
 QUERY = rc.Vector(values=np.ones(8), space_id=SPACE)

@@ -22,8 +22,8 @@ from tiny_store import SPACE, make_store
 from retrieval import client as rc
 from retrieval.errors import FailedPrecondition
 from retrieval.serving.config import make_settings
-from retrieval.serving.ports import check_port, hold_port
-from retrieval.serving.workers import supervise
+from retrieval.serving.operate.ports import check_port, hold_port
+from retrieval.serving.operate.workers import supervise
 
 COMMAND = [sys.executable, "-c", "from retrieval.cli import main; main()", "serve"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from retrieval.serving.calls import DeltaState
-from retrieval.serving.metrics import Provider, Reading
+from retrieval.serving.operate.metrics import Provider, Reading
 
 
 def deltas(states: Callable[[], tuple[DeltaState, ...]]) -> Provider:

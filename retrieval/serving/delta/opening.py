@@ -9,7 +9,7 @@ from retrieval.serving.delta.keeper import DeltaKeeper
 from retrieval.serving.delta.metrics import deltas
 from retrieval.serving.delta.writer import DeltaWriter
 from retrieval.serving.engine import Engine
-from retrieval.serving.metrics import Metrics
+from retrieval.serving.operate.metrics import Metrics
 from retrieval.store.place import is_url
 
 

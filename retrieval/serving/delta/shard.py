@@ -17,10 +17,10 @@ from retrieval.delta import Snapshot
 from retrieval.delta.search import DeltaIndex
 from retrieval.params import FlatSearch, SearchParams
 from retrieval.serving.delta.rows import DeltaRows
-from retrieval.serving.explain_shard import ShardExplanation, explain_shard
-from retrieval.serving.filters import UNRESTRICTED, Filter, Restriction
+from retrieval.serving.explaining.shard import ShardExplanation, explain_shard
+from retrieval.serving.filtering.bitmaps import Allowed, RowFilters
+from retrieval.serving.filtering.filters import UNRESTRICTED, Filter, Restriction
 from retrieval.serving.ranked_rows import Hits, RankedRows
-from retrieval.serving.restrict import Allowed, RowFilters
 from retrieval.types import F32, I32, NO_ROW, AnyArray, Bool, IndexKind, Metric
 
 NAME = "delta"

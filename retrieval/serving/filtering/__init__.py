@@ -1,0 +1,1 @@
+"""Conditions on attribute columns: their values, their way over the wire, and the bitmaps they become."""

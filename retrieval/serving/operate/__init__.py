@@ -1,0 +1,1 @@
+"""What people and machines that run a server touch: processes, settings, TLS, tokens, logs, metrics, traces."""
