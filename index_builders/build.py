@@ -7,13 +7,10 @@ insides.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from index_builders import add, bands, frontiers, publish, queries, reuse, verify
+from index_builders.build_lock import build_lock
+from index_builders.carried import Carried, carried, measured_reports
 from index_builders.gate import canaries
 from index_builders.ivfpq import QUANTIZER_FILE
 from index_builders.job import Job
@@ -33,11 +32,11 @@ from index_builders.staging import Staging, write_atomically, writing
 from index_builders.train import train
 from index_builders.tune.outcome import Promise, outcome
 from index_builders.workers import make_executor
-from retrieval.errors import BuildFailed, FailedPrecondition
+from retrieval.errors import BuildFailed
+from retrieval.params import SearchParams
 from retrieval.store import Manifest, Store
 from retrieval.store.generation import CANARIES_FILE, ID_COLUMN
-
-_LOCK_FILE = "build.lock"
+from retrieval.store.manifest import FrontierPoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,7 @@ def build(
     )
     store = Store(settings.store, create=True)
     home = store.prepare(plan.entity_type)
-    with _lock(home, plan.entity_type):
+    with build_lock(home, plan.entity_type):
         with writing(home):
             store.clean(plan.entity_type)
             _remove_stale(home / "staging", keep=store.staging(plan.entity_type, plan.digest))
@@ -164,11 +163,13 @@ def _run(
     finally:
         if given is None:
             executor.shutdown(wait=True, cancel_futures=True)
+    known = carried(store, plan, job, inputs, rows)
     verified = staging.run(
         "verify",
         staging.work / "verify",
-        lambda folder: _verify(plan, staging, rows, settings, folder, progress, started),
+        lambda folder: _verify(plan, staging, rows, settings, folder, progress, started, known),
     )
+    reports = [{**report, **({"trained": learned} if learned["trained"] else {})} for report in shards]
     with writing(staging.generation):
         shutil.copyfile(staging.work / "verify" / CANARIES_FILE, staging.generation / CANARIES_FILE)
     manifest = publish.publish(
@@ -176,7 +177,7 @@ def _run(
         staging,
         store,
         read=read,
-        shards=[{**report, **({"trained": learned} if learned["trained"] else {})} for report in shards],
+        shards=measured_reports(reports, inputs, plan, verified["carried"]),
         verified=verified,
         inputs=inputs,
         live=settings.publish,
@@ -195,6 +196,7 @@ def _verify(
     out: Path,
     progress: Progress | None,
     started: float,
+    known: Carried | None,
 ) -> dict[str, Any]:
     parts = [_part(plan, staging, shard, rows[shard]) for shard in range(plan.shards)]
     sets = queries.query_sets(
@@ -202,9 +204,24 @@ def _verify(
     )
     xq = sets[0].xq
     ladder = verify.efforts(plan.kind, plan.params)
-    measured, frontier = frontiers.measure_frontiers(
-        parts, sets, plan.metric, ladder, target_recall=plan.target_recall, began=started, progress=progress
-    )
+
+    def measure(efforts: list[SearchParams], *, deep: bool) -> tuple[verify.Measured, list[FrontierPoint]]:
+        return frontiers.measure_frontiers(
+            parts,
+            sets,
+            plan.metric,
+            efforts,
+            target_recall=plan.target_recall,
+            began=started,
+            deep=deep,
+            progress=progress,
+        )
+
+    if known is not None:
+        measured, frontier = measure(known.ladder(ladder), deep=False)
+        known = known if known.holds(measured.default, measured.frontier, plan.target_recall) else None
+    if known is None:
+        measured, frontier = measure(ladder, deep=True)
     verify.gate(measured, plan.min_recall)
     chosen = canaries.choose(
         [part.exact() for part in parts],
@@ -224,21 +241,26 @@ def _verify(
         texts=chosen.texts,
         space_id=chosen.space_id,
     )
-    crossovers = verify.scan_crossovers(parts, xq, measured.default, plan.seed)
-    budget_s = max(bands.LEAST_S, bands.SHARE_OF_BUILD * (time.perf_counter() - started))
-    filtered = bands.measure_bands(
-        parts, xq, plan.metric, ladder, budget_s=budget_s, seed=plan.seed, query_kind=sets[0].kind
-    )
     warnings = [*measured.warnings]
     if settings.promised is not None:
         warnings.append(outcome(Promise(**settings.promised), frontier))
+    if known is not None:
+        warnings.append(known.sentence(frontier))
+        frontier, crossovers = known.frontier(frontier), known.manifest.scan_crossover
+    else:
+        crossovers = verify.scan_crossovers(parts, xq, measured.default, plan.seed)
+        budget_s = max(bands.LEAST_S, bands.SHARE_OF_BUILD * (time.perf_counter() - started))
+        frontier += bands.measure_bands(
+            parts, xq, plan.metric, ladder, budget_s=budget_s, seed=plan.seed, query_kind=sets[0].kind
+        )
     return {
         "default": measured.default.model_dump(mode="json"),
-        "frontier": [point.model_dump() for point in (*frontier, *filtered)],
+        "frontier": [point.model_dump() for point in frontier],
         "scan_crossover": {kind: found.model_dump(mode="json") for kind, found in crossovers.items()},
         "query_source": queries.describe(settings.queries, len(xq), plan.seed)
         + "; truth: exact search over the float32 source",
         "warnings": warnings,
+        "carried": None if known is None else known.reports,
     }
 
 
@@ -266,22 +288,3 @@ def _remove_stale(stagings: Path, keep: Path) -> None:
     for folder in stagings.iterdir() if stagings.is_dir() else ():
         if folder != keep:
             shutil.rmtree(folder)
-
-
-@contextmanager
-def _lock(home: Path, entity_type: str) -> Iterator[None]:
-    """Hold the build lock of an entity type; the system lets go of it when the process ends, however it ends."""
-    with writing(home / _LOCK_FILE), (home / _LOCK_FILE).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise FailedPrecondition(
-                f"another build of {entity_type!r} is at work in {home.parent} (process {owner}): wait until it ends, "
-                "or stop it"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield

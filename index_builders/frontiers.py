@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from index_builders import deep, verify
+from index_builders import verify
+from index_builders.deep import with_recall_at_1000
 from index_builders.queries import QuerySet
 from retrieval.params import SearchParams
 from retrieval.store.manifest import FrontierPoint
@@ -26,11 +27,12 @@ def measure_frontiers(
     *,
     target_recall: float,
     began: float,
+    deep: bool = True,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[verify.Measured, list[FrontierPoint]]:
     """What `verify.measure` found for the first set, with recall@1000, and the points of all sets, the first's first.
 
-    began: `time.perf_counter()` at the start of the work whose time bounds that of recall@1000.
+    began: `time.perf_counter()` at the start of the work whose time bounds that of recall@1000; deep: find it at all.
     """
     found: list[verify.Measured] = []
     points: list[FrontierPoint] = []
@@ -44,7 +46,10 @@ def measure_frontiers(
             query_kind=each.kind,
             progress=progress,
         )
-        budget_s = max(DEEP_LEAST_S, DEEP_SHARE * (time.perf_counter() - began))
-        points += deep.with_recall_at_1000(measured.frontier, parts, each.xq, metric, ladder, budget_s=budget_s)
+        if deep:
+            budget_s = max(DEEP_LEAST_S, DEEP_SHARE * (time.perf_counter() - began))
+            points += with_recall_at_1000(measured.frontier, parts, each.xq, metric, ladder, budget_s=budget_s)
+        else:
+            points += measured.frontier
         found.append(measured)
     return found[0], points

@@ -27,12 +27,14 @@ class Job:
     """One rebuild. judge: sees the staged generation and raises when it must not be published.
 
     parent: the generation that is live, and has to be when the pointer moves. lease: checked right before that.
+    carry_above: share of the rows in unchanged shards from which on figures of `parent` may stand for measuring again.
     delta_position: writes of the delta that the source holds. inherited: the quantizer of `parent`, and its SHA-256.
     """
 
     judge: Callable[[Generation], Verdict]
     parent: str | None
     lease: Checked | None = None
+    carry_above: float = 0.9
     delta_position: int = 0
     inherited: Inherited | None = None
     inherited_sha256: str | None = None

@@ -199,12 +199,14 @@ class _ShardSpool:
     def __exit__(self, *_: object) -> None:
         if self._vectors is None:
             return
-        self._rows.close()
-        header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(
-            header, {"descr": "<f4", "fortran_order": False, "shape": (self._n, self._d)}
-        )
-        assert header.tell() == _HEADER_BYTES
-        self._vectors.seek(0)
-        self._vectors.write(header.getvalue())
-        self._vectors.close()
+        with self._vectors:
+            if self._rows is None:  # the very first write failed, and that is the error to be told
+                return
+            self._rows.close()
+            header = io.BytesIO()
+            np.lib.format.write_array_header_1_0(
+                header, {"descr": "<f4", "fortran_order": False, "shape": (self._n, self._d)}
+            )
+            assert header.tell() == _HEADER_BYTES
+            self._vectors.seek(0)
+            self._vectors.write(header.getvalue())

@@ -12,6 +12,7 @@ from index_builders.gate import judge as gate_judge
 from index_builders.gate import write_report
 from index_builders.job import Verdict
 from index_builders.rebuild.job_file import JobSettings
+from index_builders.staging import writing
 from retrieval.errors import BuildFailed
 from retrieval.store import Generation, Store
 
@@ -46,7 +47,12 @@ class Gatekeeper:
         report = gate_judge(
             old, staged, self._job.gate, self._job.queries, seed=self._job.index.seed, progress=self._progress
         )
-        self.files = write_report(report, self._folder)
+        # drawn only where a person has to look: loading matplotlib and drawing cost more than judging a small change
+        drawn = report if not report.passed else report.model_copy(update={"histograms": []})
+        with writing(self._folder):
+            for plot in self._folder.glob("*.png"):
+                plot.unlink()  # of another run
+        self.files = write_report(drawn, self._folder)
         if not report.passed and self._approve is None:
             raise Refused([f"{each.limit}: {each.sentence}" for each in report.findings], self.files)
         told = report.model_dump(mode="json", exclude={"histograms"})

@@ -43,6 +43,13 @@ class IndexTable(_Table):
     target_recall: float = Field(0.95, ge=0, le=1, description="recall@100 that the default effort has to reach")
     min_recall: float = Field(0.80, ge=0, le=1, description="recall@100 below which the build fails")
     verify_queries: int = Field(200, ge=1, le=100_000, description="queries that recall is measured with")
+    carry_above: float = Field(
+        0.90,
+        ge=0,
+        le=1,
+        description="share of the rows, in shards unchanged since a full measurement, from which on its bands, "
+        "crossover and efforts beside the default are kept; the default's recall is always measured",
+    )
     max_quarantined: float = Field(0.01, ge=0, le=1, description="share of refused rows above which the build fails")
     max_drift: float = Field(
         0.10,

@@ -98,7 +98,7 @@ def _write(
     total = sum(tables.count_rows(file) for file in files)
     if fill is not None:
         done = 0
-        for table in _tables(files):
+        for table in source_tables(files):
             fill.note(table)
             done += table.num_rows
             if progress is not None:
@@ -111,7 +111,7 @@ def _write(
     writer: pq.ParquetWriter | None = None
     schema: pa.Schema | None = None
     try:
-        for table in _tables(files):
+        for table in source_tables(files):
             if gone is not None:
                 table = table.filter(pc.invert(pc.is_in(table.column(job.id_column), value_set=gone)))
             if fill is not None:
@@ -189,7 +189,8 @@ class _Filler:
         return np.asarray(table.column(self._column).is_null().to_numpy(zero_copy_only=False), dtype=bool)
 
 
-def _tables(files: list[Path]) -> Iterator[pa.Table]:
+def source_tables(files: list[Path]) -> Iterator[pa.Table]:
+    """The rows of a source, in order, some thousands at a time, with plain columns."""
     for file in files:
         for batch in tables.read_batches(file, None, _ROWS):
             yield pa.table([tables.plain(column) for column in batch.columns], names=batch.schema.names)

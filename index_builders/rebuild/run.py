@@ -13,6 +13,7 @@ from pathlib import Path
 
 from index_builders import tables
 from index_builders.build import build
+from index_builders.calibrate import Speeds
 from index_builders.estimate import check_limits, estimate
 from index_builders.job import Job
 from index_builders.limits import find_limits, parse_size
@@ -21,18 +22,21 @@ from index_builders.rebuild.fetch import local_files
 from index_builders.rebuild.gatekeeper import Gatekeeper, Refused
 from index_builders.rebuild.inherit import inherited_quantizer
 from index_builders.rebuild.job_file import JobSettings
-from index_builders.rebuild.prepare import prepare
+from index_builders.rebuild.overlay import Overlay
+from index_builders.rebuild.prepare import prepare, source_tables
 from index_builders.rebuild.report import Outcome, RebuildReport
 from index_builders.rebuild.state import State, check_columns, read_state, write_state
 from index_builders.settings import BuildSettings, make_settings
 from index_builders.staging import writing
-from retrieval.delta import Folded, fold
+from retrieval.delta import Folded, trim
 from retrieval.errors import NoGeneration, RetrievalError
 from retrieval.store import Lease, Mirror, Store
 from retrieval.store.gc import collect_garbage
 from retrieval.store.place import is_url
 
 Progress = Callable[[str, int, int], None]
+# only bytes are held against limits, so the machine's speed is not measured
+_UNTIMED = Speeds(byte_s=0.0, multiply_s=0.0, score_s=0.0, graph_row_s=0.0)
 
 
 def rebuild(
@@ -83,10 +87,12 @@ class _Run:
             check_columns(state.columns, columns, job.source)
         space, foreign = job_inputs.space(job, source)
         parent, vanished = self._parent()
-        folded = self._folded()
-        digest = job_inputs.digest(job, source, space, folded.position if folded else 0)
+        overlay = self._overlay()
+        position = overlay.position if overlay else 0
+        digest = job_inputs.digest(job, source, space, position)
         if state.inputs == digest and self._is_there(state.generation):
             return self._unchanged(state, parent)
+        folded = None if overlay is None else self._folded(overlay, source)
         prepared = prepare(
             job,
             source,
@@ -103,7 +109,7 @@ class _Run:
         rows = sum(tables.count_rows(file) for file in tables.list_tables(prepared.source))
         quantizer = inherited_quantizer(self._store, job, old, self._work, rows=rows)
         settings = self._settings(prepared.source, space, quantizer.params if quantizer else {})
-        check_limits(estimate(settings), find_limits(Path(self._store.root), **self._limits()))
+        check_limits(estimate(settings, speeds=_UNTIMED), find_limits(Path(self._store.root), **self._limits()))
         keeper = Gatekeeper(job, self._store, old, self._work / "gate", self._approve, self._progress)
         try:
             built = build(
@@ -113,7 +119,8 @@ class _Run:
                     judge=keeper.judge,
                     parent=parent,
                     lease=self._lease,
-                    delta_position=folded.position if folded else 0,
+                    carry_above=job.index.carry_above,
+                    delta_position=position,
                     inherited=quantizer.offer if quantizer else None,
                     inherited_sha256=quantizer.sha256 if quantizer else None,
                 ),
@@ -134,7 +141,7 @@ class _Run:
             embedded=prepared.embedded,
             reused=built.reused,
             built=len(manifest.shards) - built.reused,
-            folded=folded.position if folded else 0,
+            folded=position,
             removed=self._collect(),
             approved=manifest.approved,
             gate_report=keeper.files,
@@ -157,12 +164,20 @@ class _Run:
             return live, True
         return live, False
 
-    def _folded(self) -> Folded | None:
-        """The writes to fold in; a store at a URL has no delta of its own."""
+    def _overlay(self) -> Overlay | None:
+        """The writes to fold in, None where there are none; a store at a URL has no delta of its own."""
         if not self._job.delta or self._mirror is not None:
             return None
-        folded = fold(self._home / "delta")
-        return folded if folded.position else None
+        overlay = Overlay(self._work, self._home / "delta")
+        return overlay if overlay.position else None
+
+    def _folded(self, overlay: Overlay, source: Path) -> Folded:
+        dropped = overlay.settle(source_tables(tables.list_tables(source)), self._job.id_column)
+        if dropped:
+            self._notes.append(f"{dropped} writes of the delta were overtaken by newer rows of the source")
+        folded = overlay.folded()
+        overlay.save()  # before anything depends on it: what is trimmed from the log has to be here
+        return folded
 
     def _is_there(self, generation: str) -> bool:
         with suppress(RetrievalError):
@@ -218,6 +233,10 @@ class _Run:
         removed = collect_garbage(self._store, kind, keep=keep, lease=self._lease)
         if self._mirror is not None:
             removed = collect_garbage(self._mirror, kind, keep=keep, lease=self._lease)
+        if self._job.delta and self._mirror is None:
+            with suppress(RetrievalError):  # next to a generation that cannot be read the log stays whole
+                kept = [self._store.manifest(kind, each).delta_position for each in self._store.generations(kind)]
+                trim(self._home / "delta", min(kept))
         return [each.name for each in removed if each.kind == "generation"]
 
     def _report(

@@ -51,6 +51,10 @@ def build(
     workers: Annotated[
         int | None, typer.Option(help="Shard processes; default one per core, fewer to spare memory, 0 for none.")
     ] = None,
+    fast: Annotated[
+        bool,
+        typer.Option("--fast", help="Several threads per shard: quicker with few shards, but other bytes each time."),
+    ] = False,
     keep: Annotated[int, typer.Option(help="Generations that stay, to roll back to.")] = 3,
     publish: Annotated[bool, typer.Option(help="Make the result the live generation.")] = True,
     max_quarantined: Annotated[float, typer.Option(help="Share of unusable rows above which to fail.")] = 0.01,
@@ -138,6 +142,7 @@ def build(
             params=params,
             seed=seed,
             workers=workers,
+            fast=fast,
             keep=keep,
             publish=publish,
             max_quarantined=max_quarantined,

@@ -1,64 +1,19 @@
 """Rebuild jobs: what did not change is not done again, what is wrong stops the job and the old one serves on."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rebuild_jobs import SHARDS, D, N, files, job_file, quick, run, vectors, write  # noqa: F401
 from tiny_tower import make_tiny_checkpoint
 
 from bench.data import clustered
-from index_builders.rebuild import Outcome, RebuildReport, read_job, rebuild
+from index_builders.rebuild import Outcome, read_job
 from retrieval.errors import FailedPrecondition, InvalidData, InvalidParams, SpaceMismatch
 from retrieval.store import Lease, Store
 from retrieval.store.placement import shard_of
-
-N, D, SHARDS = 900, 16, 4
-
-
-def vectors() -> np.ndarray:
-    return clustered(N, D, seed=3, clusters=20, intrinsic=8)
-
-
-def write(folder: Path, x: np.ndarray, *, space: str = "sp-test", **columns: object) -> None:
-    flat = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x.shape[1])
-    ids = [f"e{i}" for i in range(len(x))]
-    table = pa.table({"id": ids, "embedding": flat, **columns})
-    pq.write_table(table.replace_schema_metadata({"space_id": space}), folder / "source.parquet")
-
-
-def job_file(folder: Path, top: str = "", index: str = 'kind = "flat"', gate: str = "", limits: str = "") -> Path:
-    path = folder / "job.toml"
-    path.write_text(
-        f"""entity_type = "pin"
-source = "source.parquet"
-store = "store"
-{top}
-[index]
-shards = {SHARDS}
-workers = 0
-verify_queries = 20
-{index}
-[gate]
-queries = 10
-{gate}
-[limits]
-lease_s = 1.0
-{limits}
-"""
-    )
-    return path
-
-
-def run(folder: Path, approve: str | None = None, new_columns: bool = False, **tables: str) -> RebuildReport:
-    return rebuild(read_job(job_file(folder, **tables)), approve=approve, new_columns=new_columns)
-
-
-def files(store: Path, generation: str) -> dict[str, str]:
-    manifest = Store(store).manifest("pin", generation)
-    return {name: entry.sha256 for name, entry in manifest.files.items()}
 
 
 def test_the_same_inputs_do_nothing_and_say_so(tmp_path):
@@ -100,6 +55,28 @@ def test_the_order_of_the_source_does_not_count(tmp_path):
     table = pq.read_table(tmp_path / "source.parquet")
     pq.write_table(table.take(pa.array(np.random.default_rng(0).permutation(N))), tmp_path / "source.parquet")
     assert run(tmp_path).built == 0
+
+
+def test_figures_of_unchanged_shards_are_carried_over_until_enough_changed(tmp_path):
+    x = vectors()
+    index = 'kind = "hnsw"\ntarget_recall = 0.9\ncarry_above = 0.7'
+    store = Store(tmp_path / "store", create=True)
+    write(tmp_path, x)
+    first = store.manifest("pin", run(tmp_path, index=index).generation)
+    homes = shard_of([f"e{i}" for i in range(N)], SHARDS)
+    made = []
+    for shard in (0, 1):
+        row = int(np.flatnonzero(homes == shard)[0])
+        x[row] = -x[row]
+        write(tmp_path, x)
+        made.append(store.manifest("pin", run(tmp_path, index=index).generation))
+    second, third = made
+    assert second.default_search == first.default_search
+    assert any(f"are those measured in {first.id}" in warning for warning in second.warnings)
+    assert {shard.report["measured"]["generation"] for shard in second.shards} == {first.id}
+    # two shards of four have changed since the measurement, one since the parent
+    assert not any("are those measured in" in warning for warning in third.warnings)
+    assert {shard.report["measured"]["generation"] for shard in third.shards} == {""}
 
 
 def test_ivfpq_keeps_its_quantizer_until_the_data_drifts(tmp_path):
