@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from index_builders.gate import GateLimits
+from index_builders.limits import parse_size
 from index_builders.settings import MAX_SHARDS
 from retrieval.errors import InvalidParams
 from retrieval.store.lease import MAX_LEASE_S, MIN_LEASE_S
@@ -65,6 +66,17 @@ class LimitsTable(_Table):
 
     memory: str | None = Field(None, description="peak memory, such as 12G; not given: what is free or granted")
     disk: str | None = Field(None, description="peak disk, such as 100G; not given: what is free")
+
+    @field_validator("memory", "disk")
+    @classmethod
+    def _check_size(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                parse_size(value, "it")
+            except InvalidParams as error:
+                raise ValueError(str(error)) from None
+        return value
+
     lease_s: float = Field(
         30.0, ge=MIN_LEASE_S, le=MAX_LEASE_S, description="seconds for which a dead job keeps others from publishing"
     )
@@ -110,7 +122,9 @@ def read_job(path: Path) -> JobSettings:
     """The job in a TOML file, relative paths taken from the file's folder; InvalidParams names the first mistake."""
     try:
         body = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise InvalidParams(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidParams(f"{path} cannot be read as the TOML file of a job: {error}") from None
     try:
         job = JobSettings(**body)
@@ -137,7 +151,8 @@ _TABLES: dict[str, type[BaseModel]] = {"index": IndexTable, "gate": GateLimits, 
 
 def _sentence(path: Path, error: ValidationError) -> str:
     first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
+    # of a choice of types pydantic names the one it tried last, which is no key of the file
+    name = ".".join(str(part) for part in first["loc"] if str(part).isidentifier())
     if first["type"] == "missing":
         return f"setting {name} is missing in {path}"
     if first["type"] == "extra_forbidden":

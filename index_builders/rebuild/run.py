@@ -133,14 +133,20 @@ class _Run:
             self._mirror.move_pointer(job.entity_type, manifest.id, expected=parent, lease=self._lease)
             self._store.publish(job.entity_type, manifest.id)
         write_state(self._work, State(inputs=digest, generation=manifest.id, rows=manifest.rows, columns=columns))
+        if not built.built:
+            self._notes.append(f"generation {manifest.id} had been built from the same inputs before")
+        quarantined = manifest.quarantine.counts
+        if quarantined:
+            named = ", ".join(f"{count:,} {reason}" for reason, count in sorted(quarantined.items()))
+            self._notes.append(f"{manifest.quarantine.total:,} rows were refused: {named}")
         return self._report(
-            Outcome.PUBLISHED,
+            Outcome.UNCHANGED if manifest.id == parent else Outcome.PUBLISHED,
             manifest.id,
             parent,
             manifest.rows,
             embedded=prepared.embedded,
             reused=built.reused,
-            built=len(manifest.shards) - built.reused,
+            built=len(manifest.shards) - built.reused if built.built else 0,
             folded=position,
             removed=self._collect(),
             approved=manifest.approved,

@@ -11,9 +11,22 @@ import typer
 from index_builders.rebuild import Outcome, RebuildReport, read_job
 from index_builders.rebuild import rebuild as run_rebuild
 from retrieval.cli.progress import progress_printer
-from retrieval.errors import InvalidParams
+from retrieval.errors import InvalidParams, RetrievalError
 
 REFUSED_EXIT_CODE = 3
+
+
+# build options that errors name as a way out -> keys of a job's file
+_KEYS = {
+    "--max-memory": "limits.memory",
+    "--max-disk": "limits.disk",
+    "--max-quarantined": "index.max_quarantined",
+    "--min-recall": "index.min_recall",
+    "--shards": "index.shards",
+    "--kind": "index.kind",
+    "--workers": "index.workers",
+    "--space-id": "space_id",
+}
 
 
 def rebuild(
@@ -37,12 +50,25 @@ def rebuild(
         print(f"{config} is fine: {job.source} into {job.store}, state in {job.work_folder()}")
         return
     with progress_printer(f"rebuild {job.entity_type}") as progress:
-        report = run_rebuild(job, approve=approve, new_columns=new_columns, progress=progress)
+        try:
+            report = run_rebuild(job, approve=approve, new_columns=new_columns, progress=progress)
+        except RetrievalError as error:
+            raise _in_keys(error) from None
     print(sentences(report))
     if as_json:
         print(json.dumps(report.to_json()))
     if report.outcome is Outcome.REFUSED:
         raise typer.Exit(REFUSED_EXIT_CODE)
+
+
+def _in_keys(error: RetrievalError) -> RetrievalError:
+    """The same error with the keys of a job's file in place of the options of `retrieval build`."""
+    sentence = str(error)
+    for option, key in _KEYS.items():
+        sentence = sentence.replace(option, key)
+    if sentence == str(error):
+        return error
+    return type(error)(sentence)
 
 
 def sentences(report: RebuildReport) -> str:

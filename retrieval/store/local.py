@@ -21,6 +21,7 @@ from types import EllipsisType
 from retrieval.errors import DamagedData, InvalidArgument, NoGeneration, StoreError
 from retrieval.store.folder import UNFINISHED, FolderPlace, fsync, reading
 from retrieval.store.generation import Generation, read_manifest
+from retrieval.store.lineage import ancestors, nothing_before
 from retrieval.store.manifest import Manifest
 from retrieval.store.pointer import GENERATION_NAME, Checked, move_pointer, read_pointer
 
@@ -165,16 +166,16 @@ class Store:
         move_pointer(FolderPlace(self.home(entity_type)), generation, expected=expected, lease=lease)
 
     def rollback(self, entity_type: str) -> str:
-        """Point CURRENT at the newest good generation older than the live one; returns its id.
+        """Point CURRENT at the nearest good generation that was live before the live one; returns its id.
 
-        Every byte of it is checked first. NoGeneration when there is none older, DamagedData when none is good.
+        Every byte of it is checked first. NoGeneration when there is none, DamagedData when none is good.
         """
         live = self.current(entity_type)
-        older = [generation for generation in self.generations(entity_type) if generation < live]
-        if not older:
-            raise NoGeneration(f"there is no generation of {entity_type!r} older than {live} to roll back to")
+        before = ancestors(live, self.generations(entity_type), lambda name: self.manifest(entity_type, name))
+        if not before:
+            raise nothing_before(entity_type, live, self.generations(entity_type))
         damaged: list[str] = []
-        for generation in reversed(older):
+        for generation in before:
             try:
                 self.open(entity_type, generation)
             except (DamagedData, StoreError) as error:
@@ -182,7 +183,7 @@ class Store:
                 continue
             self.publish(entity_type, generation, expected=live)
             return generation
-        raise DamagedData(f"no generation of {entity_type!r} older than {live} is good: {' | '.join(damaged)}")
+        raise DamagedData(f"no generation of {entity_type!r} before {live} is good: {' | '.join(damaged)}")
 
     def remove_old(self, entity_type: str, *, keep: int) -> list[str]:
         """Delete all but the live and the newest `keep` (1 or more) generations; returns the deleted ids."""

@@ -15,6 +15,7 @@ from types import EllipsisType
 from retrieval.errors import DamagedData, NoGeneration, RetrievalError, StoreError
 from retrieval.store import transfer
 from retrieval.store.lease import Lease
+from retrieval.store.lineage import ancestors, nothing_before
 from retrieval.store.local import check_entity_type
 from retrieval.store.manifest import MANIFEST_FILE, Manifest
 from retrieval.store.place import Place, RemoteSettings, join, open_place
@@ -116,13 +117,13 @@ class RemoteStore:
         return transfer.findings(self.place, prefix, manifest.files, sizes, self.settings, self.progress)
 
     def rollback(self, entity_type: str, *, lease: Checked | None = None) -> str:
-        """Point CURRENT at the newest good generation older than the live one, read back whole; returns its id."""
+        """Point CURRENT at the nearest good generation that was live before, read back whole; returns its id."""
         live = self.current(entity_type)
-        older = [name for name in self.generations(entity_type) if name < live]
-        if not older:
-            raise NoGeneration(f"there is no generation of {entity_type!r} older than {live} to roll back to")
+        before = ancestors(live, self.generations(entity_type), lambda name: self.manifest(entity_type, name))
+        if not before:
+            raise nothing_before(entity_type, live, self.generations(entity_type))
         damaged: list[str] = []
-        for name in reversed(older):
+        for name in before:
             try:
                 wrong = self.findings(entity_type, name)
             except RetrievalError as error:
@@ -132,7 +133,7 @@ class RemoteStore:
                 self.move_pointer(entity_type, name, expected=live, lease=lease)
                 return name
             damaged.append(f"{name}: " + "; ".join(f"{file} {what}" for file, what in wrong.items()))
-        raise DamagedData(f"no generation of {entity_type!r} older than {live} is good: {' | '.join(damaged)}")
+        raise DamagedData(f"no generation of {entity_type!r} before {live} is good: {' | '.join(damaged)}")
 
     def delete(self, entity_type: str, generation: str) -> int:
         """Remove a generation from the URL, the manifest first; returns the bytes freed. Never the live one."""

@@ -35,7 +35,7 @@ def test_a_store_at_a_url_from_first_publish_to_rollback(made, tmp_path):
     assert [(row["generation"], row["live"]) for row in listed] == [(first, False), (second, True)]
     assert call("check", url, "pin").stdout.endswith(f"generation {second} of pin: whole\n")
     assert f"generation {first} of pin is live" in call("rollback", url, "pin").stdout
-    assert "there is no generation of 'pin' older than" in call("rollback", url, "pin", code=1).stderr
+    assert "no generation of 'pin' that was live before" in call("rollback", url, "pin", code=1).stderr
     assert "to remove: 0 things" in call("gc", url, "pin", "--keep", "1", "--dry-run").stdout
     assert Store(tmp_path / "local").current("pin") == second  # the copy's own pointer is its own business
 

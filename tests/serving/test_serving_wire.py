@@ -376,8 +376,8 @@ def test_the_client_refuses_what_no_message_holds(running: Running) -> None:
 
 
 def test_deadlines_and_absent_servers_are_unavailable(running: Running) -> None:
-    with pytest.raises(Unavailable, match=r"no answer within 1e-05 s: try again, or allow more time"):
-        running.client.search("red", timeout_s=1e-5)
+    with pytest.raises(Unavailable, match=r"no answer within 0 s: try again, or allow more time"):
+        running.client.search("red", timeout_s=0.0)
     with (
         rc.RetrievalClient("127.0.0.1:1", timeout_s=2) as nobody,
         pytest.raises(Unavailable, match=r"UNAVAILABLE|no answer within 2 s"),

@@ -40,7 +40,7 @@ def test_there_and_back(mirror, made, tmp_path):
             assert copy.read_bytes() == file.read_bytes()
     assert not list((tmp_path / "server").rglob("*.tmp"))
     assert mirror.rollback("pin") == first == mirror.current("pin")
-    with pytest.raises(NoGeneration, match=f"no generation of 'pin' older than {first} to roll back to"):
+    with pytest.raises(NoGeneration, match=f"no generation of 'pin' that was live before {first}"):
         mirror.rollback("pin")
     with pytest.raises(StoreError, match=f"generation {first} of 'pin' is live in .*: publish another first"):
         mirror.delete("pin", first)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from retrieval.errors import NoGeneration, RetrievalError, StoreError
+from retrieval.errors import MissingDependency, NoGeneration, RetrievalError, StoreError
 from retrieval.serving.calls import FollowState
 from retrieval.serving.config import ServingSettings
 from retrieval.serving.engine import Engine
@@ -164,6 +164,9 @@ class Follower:
             with origin.alone(name):
                 taken = self._load(origin, name, generation)
         except _Closing:
+            return
+        except (StoreError, MissingDependency) as error:  # of this machine; the generation is tried again
+            self._note_trouble(name, error)
             return
         except Exception as error:
             self._refuse(name, generation, error)

@@ -32,8 +32,8 @@ def probe(generation: Generation, *, seconds: float, gently: bool = False) -> No
     """Open and search the generation in a child process.
 
     gently: it is not verified yet, and calls are at work that the child must not slow down.
-    Raises DamagedData when the child crashes, hangs over `seconds` or finds a fault, and MissingDependency when a
-    library is not installed.
+    Raises DamagedData when the child crashes, hangs over `seconds` or finds a fault. MissingDependency (a library is
+    not installed) and StoreError (the child gave no verdict) are troubles of this machine.
     """
     name = f"generation {generation.manifest.id} of {generation.manifest.entity_type}"
     command = [sys.executable, "-m", "retrieval.serving.swap.probe", *(["--gently"] if gently else [])]
@@ -47,6 +47,8 @@ def probe(generation: Generation, *, seconds: float, gently: bool = False) -> No
         ) from None
     if child.returncode == 0:
         return
+    if child.returncode == -signal.SIGKILL:
+        raise errors.StoreError(f"{name} could not be probed: the probing process was killed, most likely for memory")
     if child.returncode < 0:
         by = signal.Signals(-child.returncode).name
         raise errors.DamagedData(f"{name} crashed the probing process ({by}); roll back or rebuild")
@@ -56,7 +58,7 @@ def probe(generation: Generation, *, seconds: float, gently: bool = False) -> No
         kind, message = verdict["error"], verdict["message"]
     except (IndexError, ValueError, KeyError, TypeError):
         last = (child.stderr.strip().splitlines() or ["no message"])[-1]
-        raise errors.DamagedData(f"{name} could not be probed (exit code {child.returncode}): {last}") from None
+        raise errors.StoreError(f"{name} could not be probed (exit code {child.returncode}): {last}") from None
     if kind == errors.MissingDependency.__name__:
         raise errors.MissingDependency(message)
     raise errors.DamagedData(message)
