@@ -28,7 +28,7 @@ from retrieval.store import Manifest
 from retrieval.types import NO_ROW, AnyArray, Bool, IdType, Metric, VectorDtype
 
 _log = logging.getLogger(__name__)
-_LEAST_S = 0.02  # between two new views: each costs some milliseconds
+_LEAST_S = 0.1  # between two new views: each costs some milliseconds, which searches wait for
 
 
 def header_of(manifest: Manifest) -> Header:
