@@ -73,8 +73,8 @@ class LimitsTable(_Table):
         if value is not None:
             try:
                 parse_size(value, "it")
-            except InvalidParams as error:
-                raise ValueError(str(error)) from None
+            except InvalidParams:
+                raise ValueError("give a number with K, M, G, T or KiB ... TiB, as in 12G") from None
         return value
 
     lease_s: float = Field(
@@ -160,4 +160,6 @@ def _sentence(path: Path, error: ValidationError) -> str:
         for part in first["loc"][:-1]:
             table = _TABLES[str(part)]
         return f"{path} has no setting {name!r}; the settings there are {', '.join(table.model_fields)}"
-    return f"{name} = {first['input']!r} in {path} is not acceptable: {first['msg'].lower()}"
+    message = first["msg"]  # a validator of ours wrote its own, with units that are not to be lowered
+    told = message.removeprefix("Value error, ") if first["type"] == "value_error" else message.lower()
+    return f"{name} = {first['input']!r} in {path} is not acceptable: {told}"

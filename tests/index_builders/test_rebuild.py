@@ -165,6 +165,8 @@ def test_what_is_wrong_is_said_before_work_and_nothing_moves(tmp_path):
         ({"index": "shards2 = 1"}, "has no setting 'index.shards2'"),
         ({"gate": "max_rows_lost = 2.0"}, "gate.max_rows_lost = 2.0 in .* is not acceptable"),
         ({"top": "keep = 0"}, "keep = 0 in .* is not acceptable"),
+        ({"limits": "memory = 'lots'"}, r"limits\.memory = 'lots' in .* is not acceptable: give a number with K, M, G"),
+        ({"index": "kind = 'hnws'"}, r"index\.kind = 'hnws' in .* is not acceptable"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_sentence(tmp_path, tables, sentence):
@@ -210,3 +212,25 @@ def test_a_rolled_back_generation_is_not_put_back(tmp_path):
 def test_the_report_is_json(tmp_path):
     write(tmp_path, vectors())
     assert json.loads(json.dumps(run(tmp_path).to_json()))["outcome"] == "published"
+
+
+def test_inputs_that_were_built_before_build_nothing(tmp_path):
+    x = vectors()
+    write(tmp_path, x)
+    first = run(tmp_path)
+    changed = x.copy()
+    changed[3] = -changed[3]
+    write(tmp_path, changed)
+    run(tmp_path)
+    Store(tmp_path / "store").rollback("pin")
+    write(tmp_path, x)
+    again = run(tmp_path)
+    assert (again.outcome, again.generation, again.built) == (Outcome.UNCHANGED, first.generation, 0)
+    assert any("had been built from the same inputs before" in note for note in again.notes)
+
+
+def test_refused_rows_are_told(tmp_path):
+    x = vectors()
+    x[5] = np.nan
+    write(tmp_path, x)
+    assert any(note.startswith("1 rows were refused: 1 ") for note in run(tmp_path).notes)

@@ -13,6 +13,7 @@ import pytest
 from tiny_store import SPACE, TinyGeneration, make_store, make_vectors
 
 from retrieval.canaries import Canaries, write_canaries
+from retrieval.errors import MissingDependency, StoreError
 from retrieval.serving.calls import EntityQuery, VectorQuery, Wanted
 from retrieval.serving.config import make_settings
 from retrieval.serving.engine import Engine
@@ -201,6 +202,25 @@ def test_a_store_that_cannot_be_read_is_trouble_and_no_quarantine(tmp_path: Path
     assert "does not name a generation: 'garbage'" in it.state.trouble
     assert it.state.quarantined == ()
     pointer.write_text(right)
+    it.look()
+    assert (it.served, it.state.trouble) == (new.manifest.id, "")
+
+
+@pytest.mark.parametrize("trouble", [StoreError("the probing process was killed"), MissingDependency("no faiss")])
+def test_a_probe_without_a_verdict_is_trouble_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    old = add(tmp_path, 1)
+    it = Follows(tmp_path)
+    new = add(tmp_path, 2)
+
+    def fail(*_: object, **__: object) -> None:
+        raise trouble
+
+    with monkeypatch.context() as patch:
+        patch.setattr(load, "probe", fail)
+        it.look()
+    assert (it.served, it.state.quarantined, it.state.trouble) == (old.manifest.id, (), str(trouble))
     it.look()
     assert (it.served, it.state.trouble) == (new.manifest.id, "")
 
