@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -375,9 +376,22 @@ def test_the_client_refuses_what_no_message_holds(running: Running) -> None:
             call()
 
 
-def test_deadlines_and_absent_servers_are_unavailable(running: Running) -> None:
-    with pytest.raises(Unavailable, match=r"no answer within 0 s: try again, or allow more time"):
-        running.client.search("red", timeout_s=0.0)
+def test_deadlines_and_absent_servers_are_unavailable(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    called_off = threading.Event()
+    describe = running.engine.describe
+
+    def stall() -> Any:
+        called_off.wait(30)
+        return describe()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(running.engine, "describe", stall)
+        with (
+            rc.RetrievalClient(running.target, timeout_s=0.2) as hurried,
+            pytest.raises(Unavailable, match=r"no answer within 0.2 s: try again, or allow more time"),
+        ):
+            hurried.describe()
+        called_off.set()
     with (
         rc.RetrievalClient("127.0.0.1:1", timeout_s=2) as nobody,
         pytest.raises(Unavailable, match=r"UNAVAILABLE|no answer within 2 s"),
