@@ -29,7 +29,7 @@ from retrieval.indexes.hnsw import CodesDescription, HnswDescription, HnswIndex
 from retrieval.params import HnswBuild, HnswSearch
 from retrieval.types import F32, I64, U32, AnyArray, Metric
 
-MAX_RECALL_COST = 0.002  # codes that lose more recall than this at default effort are not kept
+MAX_RECALL_COST = 0.005  # codes that lose more recall than this at the same effort are not walked
 _CHUNK_ROWS = 16_384
 _SAMPLE_QUERIES, _SAMPLE_K = 200, 100
 _UNIT_TOLERANCE = 1e-3

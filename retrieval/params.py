@@ -49,7 +49,7 @@ class HnswBuild(_Params):
     vectors: VectorDtype = Field(
         default=VectorDtype.FLOAT16, description="type of the vectors kept for exact rescoring"
     )
-    m: int = Field(default=16, ge=4, le=128, description="links per row above the base layer; twice as many on it")
+    m: int = Field(default=24, ge=4, le=128, description="links per row above the base layer; twice as many on it")
     ef_construction: int = Field(default=200, ge=8, le=4_000, description="candidate pool while building")
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from bench.recall_latency.engines.interface import Engine, Params, Search, engine_class, versions
 from retrieval.types import F32, AnyArray
 
-WARM_UP_S = 3.0  # at most, before the first setting
+WARM_UP_S = 30.0  # at most, before the first setting
 _WARM_QUERIES = 16  # before each setting
 _BATCHES = 3  # batch calls of one setting
 _STDERR_TAIL = 400

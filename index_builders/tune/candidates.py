@@ -44,7 +44,8 @@ def candidates(d: int) -> list[Candidate]:
     """All candidates for d dimensions."""
     half, full = VectorDtype.FLOAT16, VectorDtype.FLOAT32
     found = [Candidate(kind=IndexKind.FLAT, params={"vectors": dtype}) for dtype in (half, full)]
-    for m, ef_construction, dtype in ((8, 100, half), (16, 200, half), (32, 300, half), (16, 200, full)):
+    graphs = ((8, 100, half), (16, 200, half), (24, 200, half), (32, 300, half), (24, 200, full))
+    for m, ef_construction, dtype in graphs:
         params = {"m": m, "ef_construction": ef_construction, "vectors": dtype}
         found.append(Candidate(kind=IndexKind.HNSW, params=params))
     for pq_dims in (4, 2, 1):

@@ -55,12 +55,12 @@ std::string find_damage(const GraphView& g, const std::vector<int64_t>& layer_fi
 
 // ---- search --------------------------------------------------------------------------------------
 
+constexpr int64_t LARGE_POOL = 1000;
+
 struct Graph::Space {
-    std::vector<uint8_t> visited;
-    std::vector<uint64_t> pool, fresh, keys;
+    std::vector<uint64_t> met, pool, fresh, keys;
     std::vector<uint32_t> batch, orders, rows;
     std::vector<float> values;
-    uint8_t epoch = 0;
     PreparedQuery query;
 };
 
@@ -82,7 +82,7 @@ std::unique_ptr<Graph::Space> Graph::take() const {
         }
     }
     auto space = std::make_unique<Space>();
-    space->visited.assign(static_cast<size_t>(view_.vectors.n), 0);
+    space->met.resize(static_cast<size_t>(view_.vectors.n / 64 + 1));
     return space;
 }
 
@@ -92,7 +92,7 @@ void Graph::give(std::unique_ptr<Space> space) const {
 }
 
 // More rows per step where the pool is large: their fetches overlap, and one merge of the pool serves them all.
-static int beam_of(int64_t pool_size) { return pool_size <= 1000 ? 4 : 16; }
+static int beam_of(int64_t pool_size) { return pool_size <= LARGE_POOL ? 6 : MAX_BEAM; }
 
 // Approximate scores of pool entries, and how far off they may be. Errors of rotated coordinates are close to
 // independent and uniform over a step, so their inner product with the query is close to normal, with this standard
@@ -122,7 +122,7 @@ struct Blur {
 
 // Codes confuse the order near the pool's end, hence a little room beyond k.
 static int64_t slack(const Codes& codes, int64_t k) {
-    return codes.data == nullptr ? 0 : codes.walk_bits == 4 ? k / 2 + 16 : k / 8 + 8;
+    return codes.data == nullptr ? 0 : codes.walk_bits == 4 ? k / 3 + 16 : k / 8 + 8;
 }
 
 static uint32_t pool_row(uint64_t entry) { return 0x7FFFFFFFu - (static_cast<uint32_t>(entry) >> 1); }
@@ -148,21 +148,16 @@ Work Graph::search(const Level& level, const float* query, int64_t k, int64_t ef
     while (!complete) {
         pool = std::min(pool, n);
         const int beam = beam_of(pool);
-        const size_t batch = static_cast<size_t>(std::max(beam * view_.width, view_.upper_width)) + 4;
+        const size_t room = static_cast<size_t>(std::max(beam * view_.width, view_.upper_width)) + 4;
         if (s.pool.size() < static_cast<size_t>(pool) + 1) s.pool.resize(pool + 1);
-        if (s.batch.size() < batch)
-            s.batch.resize(batch), s.orders.resize(batch), s.values.resize(batch), s.fresh.resize(2 * batch);
-        if (++s.epoch == 0) std::fill(s.visited.begin(), s.visited.end(), 0), s.epoch = 1;
-        Scratch scratch{s.visited.data(),
-                        s.epoch,
-                        s.pool.data(),
-                        s.fresh.data(),
-                        s.batch.data(),
-                        s.orders.data(),
-                        s.values.data(),
-                        0,
-                        0,
-                        0};
+        if (s.orders.size() < room)
+            s.batch.resize(2 * room), s.orders.resize(room), s.values.resize(room), s.fresh.resize(2 * room + 32);
+        std::fill(s.met.begin(), s.met.end(), 0);
+        Scratch scratch{};
+        scratch.met = s.met.data(), scratch.pool = s.pool.data(), scratch.fresh = s.fresh.data();
+        scratch.batch = s.batch.data(), scratch.orders = s.orders.data(), scratch.values = s.values.data();
+        scratch.room = static_cast<int64_t>(room);
+        scratch.rescored = view_.codes.data && eligible.all() && pool <= LARGE_POOL;
         const int64_t budget = max_distances ? std::max<int64_t>(max_distances - work.distances, 1) : 0;
         level.walk(view_, s.query.view, scratch, pool, beam, budget);
         work.distances += scratch.distances, work.hops += scratch.hops;

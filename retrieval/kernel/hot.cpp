@@ -44,7 +44,8 @@ static inline void score_four(const T* const* rows, const float* q, int d, float
 template <class T, bool L2>
 static void score_all(const Vectors& v, const float* q, const uint32_t* rows, int64_t first, int64_t m, float* out) {
     const T* data = static_cast<const T*>(v.data);
-    const int bytes = v.d * static_cast<int>(sizeof(T));
+    const int row_bytes = v.d * static_cast<int>(sizeof(T));
+    const int bytes = row_bytes < 256 ? row_bytes : 256;  // the core fetches the rest of a row by itself
     const int64_t ahead = 8;
     float last[4];
     if (rows)

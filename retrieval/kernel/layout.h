@@ -12,6 +12,7 @@ namespace kernel {
 constexpr uint32_t NO_NEIGHBOR = 0xFFFFFFFFu;  // fills the unused tail of an adjacency row
 constexpr int LANES = 16;                      // float sums run in 16 lanes; query rows are padded to this
 constexpr int MAX_DIM = 2048;
+constexpr int MAX_BEAM = 16;  // entries of the pool expanded in one step
 
 enum class Metric : int { DOT = 0, L2 = 1 };
 
@@ -64,13 +65,14 @@ struct GraphView {
 
 // Pool entry: order(score) << 32 | (0x7fffffff - row) << 1 | not yet expanded. Larger is better; no two are equal.
 struct Scratch {
-    uint8_t* visited;  // [n]: equals `epoch` where the current search has met the row
-    uint8_t epoch;
+    uint64_t* met;     // [n / 64 + 1]: a bit for each row, all clear when a walk begins
     uint64_t* pool;    // [pool_size + 1], best first
-    uint64_t* fresh;   // [2 * batch]: accepted entries of one step, and space to sort them
-    uint32_t* batch;   // [batch + 4]: rows to score in one step
-    uint32_t* orders;  // [batch + 4]
-    float* values;     // [batch + 4]
+    uint64_t* fresh;   // [2 * room + 32]: accepted entries of one step, and space to sort them
+    uint32_t* batch;   // [2 * room]: rows to score in one step, and those of the step after it
+    uint32_t* orders;  // [room]
+    float* values;     // [room]
+    int64_t room;      // 4 more than the rows of one step
+    bool rescored;     // most of the pool will be scored exactly
     int64_t size;      // entries in the pool after a walk
     int64_t distances;
     int64_t hops;

@@ -96,28 +96,31 @@ class Graph:
         """Room in the pool beyond k: codes confuse the order near its end."""
         if self._codes is None:
             return 0
-        return k // 2 + 16 if self._codes.walk_bits == 4 else k // 8 + 8
+        return k // 3 + 16 if self._codes.walk_bits == 4 else k // 8 + 8
 
     def _walk(self, query: _Query, pool_size: int, budget: int) -> tuple[list[int], int, int]:
         """Rows of the pool, best first, and the distances and hops it took; a budget of 0 has no end."""
         first, distances, hops = self._descend(query)
         pool = [first]  # (order of the score, -row), best first
         met, expanded = {-first[1]}, set()
-        beam = 4 if pool_size <= 1000 else 16
-        while budget == 0 or distances < budget:
-            chosen = [-entry[1] for entry in pool if -entry[1] not in expanded][:beam]
-            if not chosen:
+        beam = 6 if pool_size <= 1000 else 16
+        waiting: list[int] = []  # rows met in the step before, scored after the next are chosen
+        while True:
+            more = budget == 0 or distances < budget
+            chosen = [-entry[1] for entry in pool if -entry[1] not in expanded][:beam] if more else []
+            if not chosen and not waiting:
                 break
             expanded.update(chosen)
             hops += len(chosen)
-            fresh: list[int] = []
+            arriving: list[int] = []
             for row in chosen:
                 for neighbor in _until_padding(self._neighbors[row]):
                     if neighbor not in met:
                         met.add(neighbor)
-                        fresh.append(neighbor)
-            distances += len(fresh)
-            pool = sorted(pool + self._entries(query, fresh), reverse=True)[:pool_size]
+                        arriving.append(neighbor)
+            distances += len(arriving)
+            pool = sorted(pool + self._entries(query, waiting), reverse=True)[:pool_size]
+            waiting = arriving
         return [-entry[1] for entry in pool], distances, hops
 
     def _descend(self, query: _Query) -> tuple[tuple[int, int], int, int]:

@@ -284,7 +284,7 @@ def test_mistakes_are_named(tmp_path):
     (tmp_path / "index.json").write_text(text)
     neighbors = np.load(tmp_path / "index.neighbors.npy")
     np.save(tmp_path / "index.neighbors.npy", neighbors.astype(np.int64))
-    with pytest.raises(DamagedData, match=r"index.neighbors.npy holds int64 \[100, 32\], expected uint32"):
+    with pytest.raises(DamagedData, match=r"index.neighbors.npy holds int64 \[100, 48\], expected uint32"):
         HnswIndex.open(tmp_path)
     neighbors[50, 0] = 100
     np.save(tmp_path / "index.neighbors.npy", neighbors)

@@ -15,7 +15,7 @@ class Hnswlib:
 
     kind: ClassVar[Kind] = Kind.LIBRARY
     packages: ClassVar[tuple[str, ...]] = ("hnswlib",)
-    builds: ClassVar[tuple[Params, ...]] = ({"m": 16, "ef_construction": 200},)
+    builds: ClassVar[tuple[Params, ...]] = ({"m": 16, "ef_construction": 200}, {"m": 24, "ef_construction": 200})
 
     @staticmethod
     def efforts(k: int) -> Sequence[Params]:

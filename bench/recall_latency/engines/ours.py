@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.recall_latency.engines.interface import Kind, Params, Search, pools
+from bench.recall_latency.engines.interface import Kind, Params, Search, one_of, pools
 from index_builders import flat, hnsw, ivfpq
 from retrieval.indexes import ShardIndex, open_index
 from retrieval.params import SEARCH_PARAMS, FlatBuild, HnswBuild, IvfpqBuild, make_params
@@ -59,12 +59,12 @@ class Hnsw(_Shard):
     """The graph with quantised codes."""
 
     index_kind = IndexKind.HNSW
-    builds: ClassVar[tuple[Params, ...]] = ({"m": 16, "ef_construction": 200},)
+    builds: ClassVar[tuple[Params, ...]] = ({"m": 24, "ef_construction": 200}, {"m": 16, "ef_construction": 200})
 
     @staticmethod
     def efforts(k: int) -> Sequence[Params]:
-        """Pools."""
-        return pools("ef", k)
+        """Pools; one below 4/3 k is the same search, for codes want that room."""
+        return one_of("ef", [round(factor * k) for factor in (1.3, 1.7, 2.2, 3, 4, 6)]) if k == 100 else pools("ef", k)
 
     def build(self, xb: F32, folder: Path, params: Params, threads: int) -> None:
         """Write the shard."""
