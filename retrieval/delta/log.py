@@ -11,6 +11,7 @@ import fcntl
 import itertools
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -61,7 +62,7 @@ class DeltaLog:
         Raises InvalidArgument for a write that is too large, StoreError when the disk refuses: nothing of it is left.
         """
         try:
-            ticket = _Ticket(*pack_payload(write), len(write.ids))
+            ticket = _Ticket(*pack_payload(write, at=time.time()), len(write.ids))
         except ValueError as error:
             raise InvalidArgument(str(error)) from None
         with self._arrivals:

@@ -63,11 +63,15 @@ Write: TypeAlias = Upserts | Deletes
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One record as it was read: its entities have the numbers first .. last."""
+    """One record as it was read: its entities have the numbers first .. last.
+
+    at: when it was written, seconds since 1970 by the writer's clock; 0 where the record does not say.
+    """
 
     first: int
     write: Write
     header: Header = field(repr=False)
+    at: float = 0.0
 
     @property
     def last(self) -> int:
@@ -95,12 +99,13 @@ def unpack_header(data: bytes) -> tuple[Header, int]:
     return header, start + size
 
 
-def pack_payload(write: Write) -> tuple[int, bytes]:
-    """Kind and payload of a write; ValueError when it is larger than a record may be."""
+def pack_payload(write: Write, *, at: float = 0.0) -> tuple[int, bytes]:
+    """Kind and payload of a write; ValueError when it is larger than a record may be. at: see `Entry`."""
+    values: dict[str, Any] = {"ids": list(write.ids), **({"at": round(at, 3)} if at else {})}
     if isinstance(write, Deletes):
-        kind, payload = _DELETE, json.dumps({"ids": list(write.ids)}, ensure_ascii=False).encode()
+        kind, payload = _DELETE, json.dumps(values, ensure_ascii=False).encode()
     else:
-        body = json.dumps({"ids": list(write.ids), "attributes": list(write.attributes)}, ensure_ascii=False).encode()
+        body = json.dumps({**values, "attributes": list(write.attributes)}, ensure_ascii=False).encode()
         vectors = np.ascontiguousarray(write.vectors, dtype="<f4")
         kind, payload = _UPSERT, _LENGTH.pack(len(body)) + body + vectors.tobytes()
     if len(payload) > MAX_RECORD_BYTES:
@@ -134,14 +139,15 @@ def unpack(data: bytes, header: Header, expected: int) -> Entry:
         raise Torn(f"a record has number {first}, the next one is {expected}")
     try:
         if kind == _DELETE:
-            return Entry(first=first, write=Deletes(ids=json.loads(payload)["ids"]), header=header)
+            body = json.loads(payload)
+            return Entry(first=first, write=Deletes(ids=body["ids"]), header=header, at=float(body.get("at", 0)))
         if kind != _UPSERT:
             raise Torn(f"a record is of kind {kind}, which this version does not know")
         (length,) = _LENGTH.unpack_from(payload)
         body = json.loads(payload[_LENGTH.size : _LENGTH.size + length])
         vectors = np.frombuffer(payload, "<f4", offset=_LENGTH.size + length).reshape(len(body["ids"]), header.d)
+        at = float(body.get("at", 0))
+        write = Upserts(ids=body["ids"], vectors=vectors, attributes=body["attributes"])
     except (ValueError, KeyError, struct.error) as error:
         raise Torn(f"a record cannot be read: {error}") from None
-    return Entry(
-        first=first, write=Upserts(ids=body["ids"], vectors=vectors, attributes=body["attributes"]), header=header
-    )
+    return Entry(first=first, write=write, header=header, at=at)

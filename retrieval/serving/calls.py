@@ -226,7 +226,8 @@ class FollowState:
 class DeltaState:
     """Fresh entities of one type: those that can be found, rows of the generation that they hide, the last write seen.
 
-    folded: writes up to this one are in the generation itself; trouble: why the log is not read on.
+    folded: writes up to this one are in the generation itself; trouble: why the log is not read on; oldest_age_s:
+    seconds since the oldest of the writes behind `folded`, 0 where there is none.
     """
 
     entity_type: str
@@ -235,6 +236,7 @@ class DeltaState:
     position: int
     folded: int
     trouble: str = ""
+    oldest_age_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

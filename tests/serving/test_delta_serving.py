@@ -131,6 +131,7 @@ def test_a_write_is_ahead_of_the_shards_and_stays_over_a_restart(tmp_path: Path)
         assert (gone.verdict, "was deleted since generation" in gone.reason) == ("DELETED", True)
         state = client.describe().delta[0]
         assert (state.rows, state.hidden, state.position, state.folded) == (1, 2, 2, 0)
+        assert 0 < state.oldest_age_s < 60
         with pytest.raises(InvalidQuery, match=f"there is no pin {best}"):
             client.search(rc.Entity(entity_type="pin", id=best), k=1)
         (itself,) = client.search(rc.Entity(entity_type="pin", id=second), k=1).candidates[0]

@@ -54,7 +54,7 @@ class _Follow:
         )
         self._id_type = IdType(manifest.id_type)
         self._hidden: list[Bool] = [np.zeros(shard.rows, bool) for shard in served.shards]
-        self._hidden_ids = 0
+        self._oldest = 0.0  # when the oldest write was made that the generation does not have; 0 for none known
         self.snapshot: Snapshot | None = None
         self.shown = manifest.delta_position  # last write that callers see; the snapshot may be a moment ahead
         self.trouble = ""
@@ -65,6 +65,7 @@ class _Follow:
         try:
             for entry in self._reader.read():
                 self.live.apply(entry)
+                self._oldest = self._oldest or entry.at
                 if entry.header.id_type is self._id_type:
                     touched.extend(entry.write.ids)
         except RetrievalError:  # what was read before the damage counts, a delete among it too
@@ -110,6 +111,8 @@ class _Follow:
             position=self.shown,
             folded=self.folded,
             trouble=self.trouble or lost,
+            # by the wall clock, which outlives a restart and may be set back
+            oldest_age_s=max(0.0, time.time() - self._oldest) if self._oldest else 0.0,
         )
 
 

@@ -18,6 +18,7 @@ def deltas(states: Callable[[], tuple[DeltaState, ...]]) -> Provider:
                 ("hidden_rows", "Rows of the generation that were written again or deleted", each.hidden),
                 ("position", "Last write that searches see", each.position),
                 ("unfolded", "Writes that the generation itself does not have", each.position - each.folded),
+                ("oldest_seconds", "Age of the oldest of those writes, 0 without any", each.oldest_age_s),
                 ("trouble", "1 while the log of writes cannot be read on", bool(each.trouble)),
             )
             for name, told, value in gauges:

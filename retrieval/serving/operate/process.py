@@ -5,6 +5,7 @@ With several workers `workers` starts this many times and talks to each through 
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable
 
@@ -34,6 +35,7 @@ def run(settings: ServingSettings, say: Callable[[str], None]) -> None:
             settings.metrics_host, settings.metrics_port, operations.metrics.page, lambda: operations.is_ready
         )
     signals = Signals()
+    keep_out_of_collections()
     port = server.start()
     say(announcement(engine, settings, port, watched))
     while not signals.stop.wait(_POLL_SECONDS):
@@ -46,6 +48,15 @@ def run(settings: ServingSettings, say: Callable[[str], None]) -> None:
         watched.close()
     server.operations.close()
     engine.close()
+
+
+def keep_out_of_collections() -> None:
+    """Take what is loaded by now out of the garbage collector's sight: it stays, and to walk it stops all calls.
+
+    A full collection after loading takes some 25 ms, one that sees only what came later less than one.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def announcement(engine: Engine, settings: ServingSettings, port: int, watched: MetricsServer | None = None) -> str:

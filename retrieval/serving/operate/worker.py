@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from retrieval.errors import RetrievalError
 from retrieval.serving.config import ServingSettings
 from retrieval.serving.operate import logs
-from retrieval.serving.operate.process import announcement, drain
+from retrieval.serving.operate.process import announcement, drain, keep_out_of_collections
 from retrieval.serving.operate.signals import Signals
 from retrieval.serving.operate.worker_messages import Ask, State
 from retrieval.serving.server import Server, open_engine
@@ -41,6 +41,7 @@ def work(settings: ServingSettings, number: int, pipe: Connection) -> None:
         pipe.send((State.LOADED, announcement(engine, settings, settings.port), ""))
         if not _wait_for_go(pipe, signals):
             return
+        keep_out_of_collections()
         server.start()
         pipe.send((State.SERVING, "", ""))
     except RetrievalError as error:

@@ -1,4 +1,4 @@
-"""The canaries of a generation while it serves: replayed a few at a time between the calls, and compared.
+"""The canaries of a generation while it serves: replayed one at a time between the calls, and compared.
 
 A replay is judged as everywhere (`retrieval.canaries`), and held against the first one here besides: the files do not
 change, so whatever is lost since is a fault of this machine, of its libraries or of its tower. A generation without
@@ -23,7 +23,7 @@ from retrieval.serving.text.path import TextPath
 from retrieval.topk import normalise
 from retrieval.types import F32, AnyArray, Metric
 
-_AT_ONCE = 4  # queries a search: about a millisecond, which is what a call may have to wait for
+_AT_ONCE = 1  # queries a search: some tenths of a millisecond, which is what a call may have to wait for
 _TEXTS = 16  # encoded anew in each replay, others each time: a tower takes some 10 ms for one
 _SAMPLES = 16  # own vectors of a shard where there are no canaries
 
@@ -45,7 +45,7 @@ class CanaryWatch:
     def replay(self, wait: Callable[[], None], drift: float) -> tuple[float, str]:
         """Share of the expected answers that come back, and what is wrong, empty when nothing is.
 
-        wait: called before each few queries, returns when they disturb nobody. drift: share that may be lost against
+        wait: called before each query, returns when it disturbs nobody. drift: share that may be lost against
         the first replay. DamagedData when a shard fails.
         """
         canaries = self._canaries

@@ -28,9 +28,9 @@ from retrieval.serving.swap.taker import Taken, Taker
 from retrieval.serving.threads import giving_way
 
 _log = logging.getLogger(__name__)
-_IDLE_POLL_S = 0.02
-_PATIENCE_S = 1.0  # that a few canaries wait for idle time; a server that is never idle is watched all the same
-_REST_S = 0.005  # between a few canaries and the next, which take about a millisecond of a core
+_IDLE_POLL_S = 0.003
+_PATIENCE_S = 0.2  # that a canary waits for idle time; a server that is never idle is watched all the same
+_REST_S = 0.003  # between a canary and the next, which takes some tenths of a millisecond of a core
 _CLOSE_S = 1.0
 _EXPIRE_S = 1.0  # between two looks for previous generations that nobody needs any more
 
@@ -194,6 +194,7 @@ class Follower:
         previous, before = self._held.previous(name), self._held.current.get(name)
         if previous is not None and previous.about.manifest.id == generation:  # a rollback of the store
             return taker.replay(previous)
+        del previous  # the last reference to it, else three generations would be loaded at once
         self._held.make_room(name)
         return taker.take_up(name, generation, None if before is None else before.about.manifest)
 

@@ -125,17 +125,25 @@ def open_generation(store: Store, entity_type: str, name: str, settings: Serving
     return _served(generation, shards)
 
 
-def open_gently(store: Store, entity_type: str, name: str, settings: ServingSettings) -> Served:
+def open_gently(
+    store: Store, entity_type: str, name: str, settings: ServingSettings, wait: Callable[[], None]
+) -> Served:
     """As `open_generation` beside calls at work: the child verifies too, in time that nobody else wants.
 
     What was opened has not been searched here: the caller replays the canaries, at a pace of its own.
+    wait: called before each shard is opened, returns when that disturbs nobody.
     """
     manifest = store.manifest(entity_type, name)
     only = _part_of(settings, lambda: manifest)
     generation = Generation(path=store.generation_path(entity_type, name), manifest=manifest, only=only)
     _check_place(generation, entity_type)
     probe(generation, seconds=settings.probe_seconds, gently=True)
-    return _served(generation, _open_here(generation, settings))
+    shards = []
+    count = len(generation.shards)
+    for files in generation.shards:
+        wait()
+        shards += _open_here(replace(generation, only=frozenset({files.manifest.name})), settings, of=count)
+    return _served(generation, shards)
 
 
 def _part_of(settings: ServingSettings, manifest: Callable[[], Manifest]) -> frozenset[str] | None:
@@ -152,10 +160,11 @@ def _check_place(generation: Generation, entity_type: str) -> None:
         raise DamagedData(f"generation {found.id} is of {found.entity_type}, but lies under {entity_type}")
 
 
-def _open_here(generation: Generation, settings: ServingSettings) -> list[LocalShard]:
+def _open_here(generation: Generation, settings: ServingSettings, *, of: int = 1) -> list[LocalShard]:
+    """of: parts that the generation is opened in, which share the memory for filters."""
     return open_shards(
         generation,
-        filter_cache_bytes=settings.filter_cache_mib << 20,
+        filter_cache_bytes=(settings.filter_cache_mib << 20) // of,
         searches_at_once=settings.searches_at_once or max(1, (os.cpu_count() or 1) // settings.workers),
     )
 

@@ -26,6 +26,19 @@ from retrieval.topk import normalise
 from retrieval.types import Metric
 
 _PROBES = 8  # stored vectors searched per shard where there are no canaries
+_MODULE = "retrieval.serving.swap.probe"
+# Gives way before it imports anything: at the normal priority imports made calls beside it wait for milliseconds.
+_GIVE_WAY = f"""
+import os
+if hasattr(os, "SCHED_IDLE"):
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+else:
+    os.nice(19)
+import site
+site.main()
+import runpy
+runpy.run_module({_MODULE!r}, run_name="__main__", alter_sys=True)
+"""
 
 
 def probe(generation: Generation, *, seconds: float, gently: bool = False) -> None:
@@ -36,8 +49,8 @@ def probe(generation: Generation, *, seconds: float, gently: bool = False) -> No
     not installed) and StoreError (the child gave no verdict) are troubles of this machine.
     """
     name = f"generation {generation.manifest.id} of {generation.manifest.entity_type}"
-    command = [sys.executable, "-m", "retrieval.serving.swap.probe", *(["--gently"] if gently else [])]
-    command += [str(generation.path), *sorted(generation.only or ())]
+    start = ["-S", "-c", _GIVE_WAY, "--gently"] if gently else ["-m", _MODULE]
+    command = [sys.executable, *start, str(generation.path), *sorted(generation.only or ())]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
         child = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment, check=False)
@@ -97,10 +110,6 @@ def main() -> int:
 def _find(path: Path, only: frozenset[str] | None, *, gently: bool) -> Generation:
     if not gently:
         return Generation(path=path, manifest=read_manifest(path), only=only)
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    else:
-        os.nice(19)
     return Generation.open(path, threads=1, only=only)
 
 

@@ -32,7 +32,7 @@ class Taken:
 class Taker:
     """How one server takes up generations.
 
-    wait: called before each few canaries, returns when they disturb nobody.
+    wait: called before each shard and each canary, returns when they disturb nobody.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Taker:
         Raises DamagedData (checksums, child, canaries), SpaceMismatch and what else opening raises.
         """
         check_space(self._origin.store.manifest(entity_type, generation), before, self._tower)
-        return self.replay(open_gently(self._origin.store, entity_type, generation, self._settings))
+        return self.replay(open_gently(self._origin.store, entity_type, generation, self._settings, self._wait))
 
     def replay(self, served: Served) -> Taken:
         """What is loaded already, held against its canaries; DamagedData when they find a fault."""

@@ -457,20 +457,22 @@ class WriteResponse(_message.Message):
     def __init__(self, position: _Optional[int] = ..., entities: _Optional[int] = ...) -> None: ...
 
 class DeltaState(_message.Message):
-    __slots__ = ("entity_type", "rows", "hidden", "position", "folded", "trouble")
+    __slots__ = ("entity_type", "rows", "hidden", "position", "folded", "trouble", "oldest_age_s")
     ENTITY_TYPE_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     FOLDED_FIELD_NUMBER: _ClassVar[int]
     TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_AGE_S_FIELD_NUMBER: _ClassVar[int]
     entity_type: str
     rows: int
     hidden: int
     position: int
     folded: int
     trouble: str
-    def __init__(self, entity_type: _Optional[str] = ..., rows: _Optional[int] = ..., hidden: _Optional[int] = ..., position: _Optional[int] = ..., folded: _Optional[int] = ..., trouble: _Optional[str] = ...) -> None: ...
+    oldest_age_s: float
+    def __init__(self, entity_type: _Optional[str] = ..., rows: _Optional[int] = ..., hidden: _Optional[int] = ..., position: _Optional[int] = ..., folded: _Optional[int] = ..., trouble: _Optional[str] = ..., oldest_age_s: _Optional[float] = ...) -> None: ...
 
 class FollowState(_message.Message):
     __slots__ = ("entity_type", "generation", "published", "previous", "quarantined", "canary_recall", "alarm", "trouble", "swaps", "rollbacks")
