@@ -118,7 +118,8 @@ def _link(staging: Staging, spools: Path, shard: int, built: Built | None) -> di
         np.save(file, order)
     scratch.replace(order_file(staging, shard))
     report = {**built.manifest.report, "reused_from": built.generation}
-    return staging.seal(shard_name(shard), temporary, folder, report)
+    hashes = {name: entry.sha256 for name, entry in built.files.items()}  # just checked by `link`
+    return staging.seal(shard_name(shard), temporary, folder, report, hashes)
 
 
 def _finish(staging: Staging, spools: Path, shard: int, report: dict[str, Any]) -> dict[str, Any]:

@@ -13,30 +13,25 @@ import time
 from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from index_builders import add, bands, frontiers, publish, queries, reuse, verify
+from index_builders import add, publish, reuse, verify_stage
 from index_builders.build_lock import build_lock
-from index_builders.carried import Carried, carried, measured_reports
-from index_builders.gate import canaries
+from index_builders.carried import carried, measured_reports
 from index_builders.ivfpq import QUANTIZER_FILE
 from index_builders.job import Job
 from index_builders.plan import Plan, Progress, make_plan
 from index_builders.settings import BuildSettings
 from index_builders.source import Source
-from index_builders.spool import open_vectors, read_rows, spool, vectors_file
+from index_builders.source_norms import REPORT_KEY
+from index_builders.spool import spool
 from index_builders.staging import Staging, write_atomically, writing
 from index_builders.train import train
-from index_builders.tune.outcome import Promise, outcome
 from index_builders.workers import make_executor
 from retrieval.errors import BuildFailed
-from retrieval.params import SearchParams
 from retrieval.store import Manifest, Store
-from retrieval.store.generation import CANARIES_FILE, ID_COLUMN
-from retrieval.store.manifest import FrontierPoint
+from retrieval.store.generation import CANARIES_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +70,7 @@ def build(
         settings,
         delta_position=job.delta_position if job else 0,
         inherited=job.inherited_sha256 if job else None,
+        source_sha256=job.source_sha256 if job else None,
         progress=progress,
     )
     store = Store(settings.store, create=True)
@@ -123,6 +119,8 @@ def _run(
     spools, trained = staging.work / "read", staging.work / "train"
     read = staging.run("read", spools, lambda folder: spool(plan, source, folder, progress=progress))
     rows: list[int] = read["rows"]
+    if progress is not None:
+        progress("read", source.rows, source.rows)
     pa.default_memory_pool().release_unused()  # Arrow keeps what reading took, beside what the shards take now
     executor = given or make_executor(settings.workers)
     threads = (os.cpu_count() or 1) if settings.workers is None else max(1, settings.workers)
@@ -167,9 +165,13 @@ def _run(
     verified = staging.run(
         "verify",
         staging.work / "verify",
-        lambda folder: _verify(plan, staging, rows, settings, folder, progress, started, known),
+        lambda folder: verify_stage.verify_built(plan, staging, rows, settings, folder, progress, started, known),
     )
-    reports = [{**report, **({"trained": learned} if learned["trained"] else {})} for report in shards]
+    tuned = {"tuned": job.tuned} if job is not None and job.tuned is not None else {}
+    reports = [
+        {**report, REPORT_KEY: norms, **tuned, **({"trained": learned} if learned["trained"] else {})}
+        for report, norms in zip(shards, read["norms"], strict=True)
+    ]
     with writing(staging.generation):
         shutil.copyfile(staging.work / "verify" / CANARIES_FILE, staging.generation / CANARIES_FILE)
     manifest = publish.publish(
@@ -186,95 +188,6 @@ def _run(
     )
     staging.remove()
     return manifest
-
-
-def _verify(
-    plan: Plan,
-    staging: Staging,
-    rows: list[int],
-    settings: BuildSettings,
-    out: Path,
-    progress: Progress | None,
-    started: float,
-    known: Carried | None,
-) -> dict[str, Any]:
-    parts = [_part(plan, staging, shard, rows[shard]) for shard in range(plan.shards)]
-    sets = queries.query_sets(
-        settings.queries, [part.exact() for part in parts], plan.metric, plan.verify_queries, plan.seed
-    )
-    xq = sets[0].xq
-    ladder = verify.efforts(plan.kind, plan.params)
-
-    def measure(efforts: list[SearchParams], *, deep: bool) -> tuple[verify.Measured, list[FrontierPoint]]:
-        return frontiers.measure_frontiers(
-            parts,
-            sets,
-            plan.metric,
-            efforts,
-            target_recall=plan.target_recall,
-            began=started,
-            deep=deep,
-            progress=progress,
-        )
-
-    if known is not None:
-        measured, frontier = measure(known.ladder(ladder), deep=False)
-        known = known if known.holds(measured.default, measured.frontier, plan.target_recall) else None
-    if known is None:
-        measured, frontier = measure(ladder, deep=True)
-    verify.gate(measured, plan.min_recall)
-    chosen = canaries.choose(
-        [part.exact() for part in parts],
-        d=plan.d,
-        metric=plan.metric,
-        space_id=plan.space_id,
-        seed=plan.seed,
-        queries=settings.queries,
-        texts=settings.canary_texts,
-        checkpoint=settings.checkpoint,
-    )
-    verify.canaries(
-        parts,
-        chosen.queries,
-        measured.default,
-        out / CANARIES_FILE,
-        texts=chosen.texts,
-        space_id=chosen.space_id,
-    )
-    warnings = [*measured.warnings]
-    if settings.promised is not None:
-        warnings.append(outcome(Promise(**settings.promised), frontier))
-    if known is not None:
-        warnings.append(known.sentence(frontier))
-        frontier, crossovers = known.frontier(frontier), known.manifest.scan_crossover
-    else:
-        crossovers = verify.scan_crossovers(parts, xq, measured.default, plan.seed)
-        budget_s = max(bands.LEAST_S, bands.SHARE_OF_BUILD * (time.perf_counter() - started))
-        frontier += bands.measure_bands(
-            parts, xq, plan.metric, ladder, budget_s=budget_s, seed=plan.seed, query_kind=sets[0].kind
-        )
-    return {
-        "default": measured.default.model_dump(mode="json"),
-        "frontier": [point.model_dump() for point in frontier],
-        "scan_crossover": {kind: found.model_dump(mode="json") for kind, found in crossovers.items()},
-        "query_source": queries.describe(settings.queries, len(xq), plan.seed)
-        + "; truth: exact search over the float32 source",
-        "warnings": warnings,
-        "carried": None if known is None else known.reports,
-    }
-
-
-def _part(plan: Plan, staging: Staging, shard: int, rows: int) -> verify.Part:
-    spools, order = staging.work / "read", add.order_file(staging, shard)
-    path = staging.generation / add.shard_name(shard)
-    return verify.Part(
-        path=path,
-        kind=plan.kind,
-        rows=rows,
-        exact=lambda: open_vectors(vectors_file(spools, shard)),
-        order=lambda: np.load(order) if order.exists() else None,
-        ids=lambda: read_rows(path / "rows.arrow").column(ID_COLUMN),
-    )
 
 
 def _threads_of_a_shard(plan: Plan, workers: int | None) -> int:

@@ -16,25 +16,52 @@ from typing import Any
 
 from index_builders.job import Job
 from index_builders.plan import Plan
+from index_builders.verify import Measured
 from retrieval.errors import RetrievalError
-from retrieval.params import SearchParams
+from retrieval.params import SEARCH_PARAMS, SearchParams, make_params
 from retrieval.store import Manifest, Store
 from retrieval.store.manifest import FrontierPoint
 
 _MEASURED = "measured"
+MARGIN = 0.01  # of recall above what is wanted, that changed shards alone may speak for the whole
 
 
 @dataclass(frozen=True, kw_only=True)
 class Carried:
     """manifest: of the parent; origin: the generation that was measured; share: of the rows, in shards unchanged since.
 
-    reports: what every shard of the new generation keeps of that measurement.
+    reports: what every shard of the new generation keeps of that measurement; changed: numbers of the shards that are
+    not as they were then.
     """
 
     manifest: Manifest
     origin: str
     share: float
     reports: list[dict[str, Any]]
+    changed: list[int]
+
+    def changed_suffice(self, ladder: Sequence[SearchParams], target_recall: float) -> bool:
+        """Whether the changed shards need to be measured only: the default was the cheapest effort and good by far.
+
+        Then a full measurement would come to another default only if recall fell below what is wanted, which a
+        twentieth or so of the rows cannot bring about while their own recall is as far above it.
+        """
+        found = self._default_point()
+        cheapest = ladder[0].model_dump(mode="json") == self.manifest.default_search[self.manifest.shards[0].kind]
+        return cheapest and found is not None and found.recall_at_100 >= target_recall + MARGIN
+
+    def as_measured(self) -> Measured:
+        """The parent's default effort with what was measured of it."""
+        kind = self.manifest.shards[0].kind
+        point = self._default_point()
+        assert point is not None
+        default = make_params(SEARCH_PARAMS[kind], self.manifest.default_search[kind])
+        return Measured(frontier=[point], default=default, chosen=point)
+
+    def _default_point(self) -> FrontierPoint | None:
+        default = self.manifest.default_search[self.manifest.shards[0].kind]
+        # real queries, which decide where there are any, stand first
+        return next((p for p in self.manifest.frontier if p.params == default and p.filter_band is None), None)
 
     def ladder(self, ladder: Sequence[SearchParams]) -> list[SearchParams]:
         """The default effort of the parent and the next cheaper one: by these the new default is what it would be.
@@ -65,6 +92,12 @@ class Carried:
 
     def sentence(self, points: Sequence[FrontierPoint]) -> str:
         """For the manifest: which figures are new, and whose the others are."""
+        if not points:
+            names = ", ".join(self.manifest.shards[shard].name for shard in self.changed) or "no shard"
+            return (
+                f"all figures are those measured in {self.origin}: {self.share:.1%} of the rows lie in shards "
+                f"unchanged since; recall at the default effort was measured again in {names}, and by the gate in all"
+            )
         efforts = len({json.dumps(point.params, sort_keys=True) for point in points})
         return (
             f"{efforts} efforts were measured anew; all other figures, recall@1000, those under filters and the scan "
@@ -93,7 +126,8 @@ def carried(store: Store, plan: Plan, job: Job | None, inputs: Sequence[str], ro
     share = same / sum(rows)
     if share < job.carry_above:
         return None
-    return Carried(manifest=parent, origin=reports[0]["generation"], share=share, reports=reports)
+    changed = [i for i, (each, now) in enumerate(zip(reports, inputs, strict=True)) if each["input_sha256"] != now]
+    return Carried(manifest=parent, origin=reports[0]["generation"], share=share, reports=reports, changed=changed)
 
 
 def measured_reports(

@@ -16,10 +16,14 @@ from retrieval.store.pointer import Checked
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a judge allows to be published. gate: what it measured; approved: why a person overruled it, if so."""
+    """What a judge allows to be published. gate: what it measured; approved: why a person overruled it, if so.
+
+    replayed: it has replayed the canaries on the staged files, and they came back.
+    """
 
     gate: dict[str, Any] = field(default_factory=dict)
     approved: str | None = None
+    replayed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,8 @@ class Job:
     parent: the generation that is live, and has to be when the pointer moves. lease: checked right before that.
     carry_above: share of the rows in unchanged shards from which on figures of `parent` may stand for measuring again.
     delta_position: writes of the delta that the source holds. inherited: the quantizer of `parent`, and its SHA-256.
+    tuned: the bounds that kind and parameters were chosen by, for the shards' reports.
+    source_sha256: of each file of the source, in their order, where they have been hashed already.
     """
 
     judge: Callable[[Generation], Verdict]
@@ -38,3 +44,5 @@ class Job:
     delta_position: int = 0
     inherited: Inherited | None = None
     inherited_sha256: str | None = None
+    tuned: dict[str, Any] | None = None
+    source_sha256: list[str] | None = None

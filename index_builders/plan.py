@@ -86,11 +86,13 @@ def make_plan(
     *,
     delta_position: int = 0,
     inherited: str | None = None,
+    source_sha256: list[str] | None = None,
     progress: Progress | None = None,
 ) -> tuple[Plan, Source]:
     """Open the source, hash it and resolve every setting; InvalidData, InvalidParams or SpaceMismatch otherwise.
 
-    delta_position, inherited: see the fields of `Plan`; the latter counts for kinds that train only.
+    delta_position, inherited, source_sha256: see the fields of `Plan`; inherited counts for kinds that train only, and
+    the files of the source are hashed where nobody has done so.
     """
     check_entity_type(settings.entity_type)
     source = open_source(
@@ -112,7 +114,7 @@ def make_plan(
         id_column=settings.id_column,
         embedding_column=settings.embedding_column,
         rows_in=source.rows,
-        source_sha256=_hash(source.files, progress),
+        source_sha256=_hash(source.files, progress) if source_sha256 is None else source_sha256,
         shards=settings.shards,
         placement=PLACEMENT,
         kind=kind,

@@ -42,7 +42,7 @@ def publish(
     parent = current_or_none(store, plan.entity_type) if job is None else job.parent
     with writing(staging.generation):
         (staging.generation / MANIFEST_FILE).unlink(missing_ok=True)  # of a run that was stopped at this point
-        files = sha256_files(staging.generation, list_files(staging.generation))
+        files = _entries(plan, staging)
         manifest = Manifest(
             id=store.next_id(plan.entity_type, plan.digest),
             plan_digest=plan.digest,
@@ -81,17 +81,38 @@ def publish(
             delta_position=plan.delta_position,
             files=files,
         )
+        verdict = None
         if job is not None:
             verdict = job.judge(Generation(path=staging.generation, manifest=manifest))
             manifest = manifest.model_copy(update={"gate": verdict.gate, "approved": verdict.approved})
         write_atomically(staging.generation / MANIFEST_FILE, manifest.to_bytes())
-    replay_built(staging.generation, manifest=manifest)
+    if verdict is None or not verdict.replayed:
+        replay_built(staging.generation, manifest=manifest)
     store.admit(staging.generation, plan.entity_type, manifest.id)
     if live:
         put_live(store, plan.entity_type, manifest.id, job)
     if progress is not None:
         progress("publish", 1, 1)
     return manifest
+
+
+def _entries(plan: Plan, staging: Staging) -> dict[str, FileEntry]:
+    """Entries of all files of the staged generation; those of a shard are what its stage had put on record.
+
+    A byte that changed since would be found by the first who opens the generation.
+    """
+    known = {
+        f"{shard_name(i)}/{name}": digest
+        for i in range(plan.shards)
+        for name, digest in staging.hashes(shard_name(i)).items()
+    }
+    names = list_files(staging.generation)
+    found = sha256_files(staging.generation, [name for name in names if name not in known])
+    for name in names:
+        if name in known:
+            size = (staging.generation / name).stat().st_size
+            found[name] = FileEntry(size_bytes=size, sha256=known[name])
+    return found
 
 
 def put_live(store: Store, entity_type: str, generation: str, job: Job | None) -> None:

@@ -22,7 +22,7 @@ from retrieval.errors import InvalidData
 from retrieval.params import MAX_DIM, MIN_DIM
 from retrieval.types import F32, AnyArray, IdType
 
-_BATCH_BYTES = 1 << 23
+_BATCH_BYTES = 1 << 21
 SPACE_KEY = b"space_id"  # Parquet and Arrow schema metadata
 
 

@@ -20,6 +20,7 @@ from index_builders import quarantine
 from index_builders.plan import Plan, Progress
 from index_builders.quarantine import EMPTY_ID, NULL_ID, Tally
 from index_builders.source import Batch, Source
+from index_builders.source_norms import SourceNorms
 from retrieval.errors import BuildFailed, InvalidData
 from retrieval.store.generation import ID_COLUMN
 from retrieval.store.manifest import Quarantine
@@ -29,6 +30,7 @@ from retrieval.types import F32, AnyArray, IdType, Metric
 
 _HEADER_BYTES = 128  # what numpy writes for any shape of float32 that fits
 _BLOCK_ROWS = 65_536
+_UNIT_ROWS = 1_024
 
 
 def vectors_file(folder: Path, shard: int) -> Path:
@@ -53,9 +55,10 @@ def open_vectors(path: Path) -> F32:
 
 
 def spool(plan: Plan, source: Source, folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
-    """Read the whole source into `folder`; the report has "rows" and "sha256" per shard, and "quarantine".
+    """Read the whole source into `folder`; the report has "rows", "sha256" and "norms" per shard, and "quarantine".
 
-    sha256 is over what a shard holds in its order, however the source came in files and batches.
+    sha256 is over what a shard holds in its order, however the source came in files and batches; norms are those of
+    the source, before its vectors are made unit length, of the rows that were not refused.
 
     BuildFailed when more rows are unusable than the plan allows or none is left; InvalidData when a shard stays empty.
     """
@@ -67,9 +70,7 @@ def spool(plan: Plan, source: Source, folder: Path, *, progress: Progress | None
             good = np.flatnonzero(reasons == 0)
             if len(good):
                 table = _rows(batch, good)
-                x = batch.vectors[good]
-                x = normalise(x) if plan.metric is Metric.COSINE else x
-                _deal(shards, table, x, plan)
+                _deal(shards, table, batch.vectors[good], plan)
             done += len(reasons)
             if progress is not None:
                 progress("read", done, source.rows)
@@ -77,19 +78,35 @@ def spool(plan: Plan, source: Source, folder: Path, *, progress: Progress | None
     found = tally.report()
     _check(found, rows, done, plan)
     contents = [_digest(folder, shard) for shard in range(plan.shards)]
-    return {"rows": rows, "rows_in": done, "quarantine": found.model_dump(), "sha256": contents}
+    return {
+        "rows": rows,
+        "rows_in": done,
+        "quarantine": found.model_dump(),
+        "sha256": contents,
+        "norms": [shard.norms.figures() for shard in shards],
+    }
 
 
 def _deal(shards: list[_ShardSpool], table: pa.Table, x: F32, plan: Plan) -> None:
+    norms = np.sqrt(np.einsum("nd,nd->n", x, x))
+    x = _unit(x) if plan.metric is Metric.COSINE else x
     if plan.shards == 1:
-        shards[0].append(table, x)
+        shards[0].append(table, x, norms)
         return
     ids = table.column(ID_COLUMN)
     keys = ids.to_numpy() if plan.id_type is IdType.INT64 else ids.to_pylist()
     homes = shard_of(keys, plan.shards)
     for shard in np.unique(homes):
         mine = np.flatnonzero(homes == shard)
-        shards[shard].append(table.take(pa.array(mine)), x[mine])
+        shards[shard].append(table.take(pa.array(mine)), x[mine], norms[mine])
+
+
+def _unit(x: F32) -> F32:
+    """`normalise`, some rows at a time: its temporaries in float64 then stay in the cache."""
+    out = np.empty_like(x)
+    for start in range(0, len(x), _UNIT_ROWS):
+        out[start : start + _UNIT_ROWS] = normalise(x[start : start + _UNIT_ROWS])
+    return out
 
 
 def _judge(batch: Batch, plan: Plan, start: int, tally: Tally) -> AnyArray:
@@ -180,13 +197,17 @@ class _ShardSpool:
     def __init__(self, folder: Path, shard: int, d: int) -> None:
         self._vectors_path, self._rows_path = vectors_file(folder, shard), rows_file(folder, shard)
         self._d, self._n = d, 0
+        self.norms = SourceNorms()
         self._vectors: BinaryIO | None = None
         self._rows: Any = None
 
     def __enter__(self) -> _ShardSpool:
         return self
 
-    def append(self, table: pa.Table, x: F32) -> None:
+    def append(self, table: pa.Table, x: F32, norms: F32 | None = None) -> None:
+        """norms: float32 [n] of the vectors in the source, where they are to be counted."""
+        if norms is not None:
+            self.norms.add(norms)
         if self._vectors is None:
             self._vectors = self._vectors_path.open("wb")
             self._vectors.write(bytes(_HEADER_BYTES))

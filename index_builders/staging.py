@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,15 +72,28 @@ class Staging:
             report = task(temporary)
         return self.seal(stage, temporary, folder, report)
 
-    def seal(self, stage: str, temporary: Path, folder: Path, report: dict[str, Any]) -> dict[str, Any]:
-        """Give a finished temporary folder its name and put the stage on record."""
+    def hashes(self, stage: str) -> dict[str, str]:
+        """SHA-256 of every file of a stage that is done, as they were when it ended; by relative POSIX path."""
+        record = self._read(stage)
+        files: dict[str, str] = {} if record is None else record["files"]
+        return files
+
+    def seal(
+        self,
+        stage: str,
+        temporary: Path,
+        folder: Path,
+        report: dict[str, Any],
+        hashes: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Give a finished temporary folder its name and put the stage on record; hashes: of its files, where known."""
         with writing(folder):
             for path in temporary.rglob("*"):
                 fsync(path)
             fsync(temporary)
             os.rename(temporary, folder)
             fsync(folder.parent)
-            record = {"report": report, "files": hash_files(folder)}
+            record = {"report": report, "files": hash_files(folder) if hashes is None else dict(hashes)}
             write_atomically(self._record(stage), _with_digest(record))
         return report
 

@@ -28,6 +28,7 @@ from retrieval.store.manifest import FrontierPoint, ScanCrossover
 from retrieval.types import F32, I32, I64, NO_ROW, AnyArray, IndexKind, Metric
 
 K = 100
+_BLOCK_ELEMENTS = 1 << 22  # scores held at once by an exact search: 16 MiB of float32
 # from K on: a smaller pool would be widened to K by the search, and the figures would be those of another effort
 HNSW_EFFORTS = (100, 150, 200, 300, 400, 800)
 # (lists, candidates rescored); with K candidates the answer is the codes' own, rescored only for its order
@@ -88,7 +89,7 @@ def measure(
     """
     k = min(K, sum(part.rows for part in parts))
     runs = [Run(len(xq), k) for _ in ladder]
-    truth: F32 = np.empty((len(xq), 0), dtype=np.float32)
+    truth = Best(len(xq), k)
     for done, part in enumerate(parts):
         index = open_index(part.kind, part.path)
         if index.n != part.rows or index.d != xq.shape[1] or index.metric is not metric:
@@ -97,18 +98,23 @@ def measure(
                 f"of {xq.shape[1]} ({metric})"
             )
         exact, order = part.exact(), part.order()
-        truth = best(np.concatenate([truth, topk.exact_search(xq, exact, k, metric)[1]], axis=1), k)
+        truth.search(xq, exact, metric)
         for run, params in zip(runs, ladder, strict=True):
             index.search(xq[:1], k, params)  # warm-up: pages and lazily made buffers
+            answers = []
             for i in range(len(xq)):
                 began = time.perf_counter_ns()
                 found = index.search(xq[i : i + 1], k, params)
                 run.latency_ns[i] += time.perf_counter_ns() - began
-                run.take(i, found.scores[0], rescored(xq[i], found.rows[0], exact, order, metric))
+                answers.append(found)
+            rows, own = (np.concatenate([getattr(each, name) for each in answers]) for name in ("rows", "scores"))
+            scores = rescored_all(xq, rows, exact, order, metric)
+            for i in range(len(xq)):
+                run.take(i, own[i], scores[i])
             run.merge(k)
         if progress is not None:
             progress("verify", done + 1, len(parts))
-    points = [run.point(params, truth) for run, params in zip(runs, ladder, strict=True)]
+    points = [run.point(params, truth.scores) for run, params in zip(runs, ladder, strict=True)]
     frontier = [point.model_copy(update={"query_kind": query_kind}) for point in points]
     good = [i for i, point in enumerate(frontier) if point.recall_at_100 >= target_recall]
     chosen = good[0] if good else int(np.argmax([point.recall_at_100 for point in frontier]))
@@ -135,16 +141,17 @@ def canaries(
     texts: what the queries were encoded from, "" for those that come from no text; space_id: of their encoder.
     """
     k = min(CANARY_K, sum(part.rows for part in parts))
-    ids: list[list[Any]] = [[] for _ in xq]
-    scores: list[list[float]] = [[] for _ in xq]
+    ids: list[AnyArray] = []
+    scores: list[F32] = []
     for part in parts:
         found = open_index(part.kind, part.path).search(xq, min(k, part.rows), params)
-        names = part.ids()
-        for i in range(len(xq)):
-            real = found.rows[i] != NO_ROW
-            ids[i] += names.take(pa.array(found.rows[i][real])).to_pylist()
-            scores[i] += found.scores[i][real].tolist()
-    merged = [topk.merge(np.array(a), np.array(b, dtype=np.float32), k) for a, b in zip(ids, scores, strict=True)]
+        real = found.rows != NO_ROW
+        names = part.ids().take(pa.array(found.rows[real])).to_pylist()  # of all queries at once
+        mine = np.split(np.array(names), np.cumsum(real.sum(axis=1))[:-1])
+        ids = [np.concatenate(pair) for pair in zip(ids, mine, strict=True)] if ids else mine
+        own = np.split(found.scores[real], np.cumsum(real.sum(axis=1))[:-1])
+        scores = [np.concatenate(pair) for pair in zip(scores, own, strict=True)] if scores else own
+    merged = [topk.merge(a, b, k) for a, b in zip(ids, scores, strict=True)]
     if any(len(answer[0]) != k for answer in merged):
         raise BuildFailed(f"a canary query got fewer than {k} distinct answers at {params}")
     ids_found, scores_found = (np.stack(each) for each in zip(*merged, strict=True))
@@ -209,6 +216,37 @@ class Run:
         )
 
 
+class Best:
+    """The k best exact scores of each query over parts that are searched one after another.
+
+    scores: float32 [q, k], descending, -inf while fewer were seen. Only what beats the k-th best so far is sorted in,
+    which after the first part is little.
+    """
+
+    def __init__(self, q: int, k: int) -> None:
+        self.scores: F32 = np.full((q, k), -np.inf, dtype=np.float32)
+
+    def search(self, xq: F32, xb: AnyArray, metric: Metric) -> None:
+        """Take in all rows of xb [n, d] for the queries xq float32 [q, d]."""
+        block = max(1, _BLOCK_ELEMENTS // max(1, len(xq)))
+        for start in range(0, len(xb), block):
+            self.take(topk.scores(xq, xb[start : start + block], metric))
+
+    def take(self, values: F32) -> None:
+        """Take in the scores [q, n] of n more rows."""
+        k = self.scores.shape[1]
+        if np.isneginf(self.scores[:, -1]).any():
+            cut = values.shape[1] - min(k, values.shape[1])
+            self.scores = best(np.concatenate([self.scores, np.partition(values, cut, axis=1)[:, cut:]], axis=1), k)
+            return
+        # one-dimensional: numpy finds few among many far sooner there
+        query, column = np.divmod(np.flatnonzero(values > self.scores[:, -1:]), values.shape[1])
+        counts = np.bincount(query, minlength=len(values))
+        better = np.full((len(values), int(counts.max(initial=0))), -np.inf, dtype=np.float32)
+        better[query, np.arange(len(query)) - (np.cumsum(counts) - counts)[query]] = values[query, column]
+        self.scores = best(np.concatenate([self.scores, better], axis=1), k)
+
+
 def best(scores: F32, k: int) -> F32:
     """The k highest of scores [q, n] per query, descending."""
     return np.asarray(-np.sort(-scores, axis=1)[:, :k], dtype=np.float32)
@@ -223,3 +261,32 @@ def rescored(query: F32, rows: I32, exact: AnyArray, order: I64 | None, metric: 
         raise BuildFailed("a shard answered one row twice")
     out[real] = topk.scores(query[None], exact[source], metric)[0]
     return out
+
+
+def rescored_all(xq: F32, rows: I32, exact: AnyArray, order: I64 | None, metric: Metric) -> F32:
+    """Exact scores float32 [q, m] of index rows [q, m] for their queries xq float32 [q, d]: `rescored` for many."""
+    check_distinct(rows)
+    out = np.full(rows.shape, -np.inf, dtype=np.float32)
+    at_once = max(1, _BLOCK_ELEMENTS // max(1, rows.shape[1] * xq.shape[1]))
+    for start in range(0, len(rows), at_once):
+        query, place = np.nonzero(rows[start : start + at_once] != NO_ROW)
+        query += start
+        mine = rows[query, place]
+        out[query, place] = pair_scores(xq[query], exact[mine if order is None else order[mine]], metric)
+    return out
+
+
+def check_distinct(rows: I32) -> None:
+    """BuildFailed when an answer of index rows [q, m], padded, names a row twice."""
+    in_order = np.sort(rows, axis=1)
+    if ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] != NO_ROW)).any():
+        raise BuildFailed("a shard answered one row twice")
+
+
+def pair_scores(xq: F32, xb: AnyArray, metric: Metric) -> F32:
+    """Scores float32 [n] of each query [n, d] and the base row [n, d] of the same number."""
+    base = np.asarray(xb, dtype=np.float32)
+    dots = np.einsum("nd,nd->n", xq, base)
+    if metric is Metric.L2:
+        dots = 2 * dots - np.einsum("nd,nd->n", xq, xq) - np.einsum("nd,nd->n", base, base)
+    return np.asarray(dots, dtype=np.float32)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index_builders.gate.answers import segments
+from index_builders.gate.answers import same_shards, segments
 from index_builders.gate.compare import OTHERS
 from index_builders.gate.limits import GateLimits
 from index_builders.gate.report import Finding, Ids, SegmentRows, finding
@@ -25,7 +25,7 @@ _EXAMPLES = 5
 def compare(old: Generation, new: Generation) -> Ids:
     """Counts and the first examples of the ids of two generations of one id type."""
     lost, fresh = _Few(), _Few()
-    for before, now in _pairs(old, new):
+    for before, now in _pairs(old, new):  # of what may differ
         lost.add(before.join(now, keys=ID_COLUMN, join_type="left anti"))
         fresh.add(now.join(before, keys=ID_COLUMN, join_type="left anti"))
     return Ids(
@@ -118,7 +118,10 @@ def _pairs(old: Generation, new: Generation) -> Iterator[tuple[pa.Table, pa.Tabl
     placed = [(each.manifest.placement, len(each.manifest.shards)) for each in (old, new)]
     before, now = ([shard.rows().select([ID_COLUMN]) for shard in each.shards] for each in (old, new))
     if placed[0] == placed[1]:
-        yield from zip(before, now, strict=True)
+        shared = same_shards(new, old)
+        names = [shard.manifest.name for shard in new.shards]
+        pairs = zip(names, before, now, strict=True)
+        yield from ((was, here) for name, was, here in pairs if name not in shared)
     else:
         yield pa.concat_tables(before), pa.concat_tables(now)
 

@@ -71,9 +71,9 @@ class _Gate:
                 self._skipped.append(f"no segments: no shard has an attribute column {limits.segment_column!r}")
             self._findings += ids.judge(compared, segments, limits)
         with self._stage("vectors"):
-            passed = {name: norms.look(each) for name, each in self._both().items()}
+            passed = norms.look(new, old)
             self._histograms.append(norms.histogram(passed))
-            stored = {name: each.figures for name, each in passed.items()}
+            stored = norms.figures(passed)
             self._findings += norms.judge(stored, new.manifest.metric, limits, comparable=self._comparable)
         with self._stage("canaries"):
             canaries = self._canaries()
@@ -137,14 +137,17 @@ class _Gate:
 
     def _replay(self, queries: Path | None) -> tuple[list[Comparison], list[Recall]]:
         xq, kinds = self._queries(queries)
-        here = answers.search(self._new, xq, compare.K)
+        old = self._old if self._comparable else None
+        if old is None:
+            here, before = answers.search(self._new, xq, compare.K), None
+        else:
+            here, before = answers.search_both(self._new, old, xq, compare.K)
         truth = answers.exact_search(self._new, xq, compare.K, self._limits.segment_column)
         groups = compare.groups(kinds, truth.segment, self._limits)
         recall, findings = compare.recall(here, truth, groups, self._limits)
         self._findings += findings
-        if self._old is None or not self._comparable:
+        if before is None:
             return [], recall
-        before = answers.search(self._old, xq, compare.K, rescore=False)
         comparisons, findings, histograms = compare.answers(before, here, groups, self._limits)
         self._findings += findings
         self._histograms += histograms

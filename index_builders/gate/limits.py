@@ -136,7 +136,8 @@ class GateLimits(BaseModel):
         default=0.05,
         ge=0,
         le=10,
-        description="change of the mean or median norm of the stored vectors, as a share of it",
+        description="change of the mean or median norm of the source's vectors, before they are made unit length, as a "
+        "share of it; of the stored ones where a generation does not tell those",
     )
     max_off_unit: float = Field(
         default=0.01, ge=0, le=1, description="under cosine: how far a norm may be from 1; scores would not be cosines"

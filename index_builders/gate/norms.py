@@ -1,8 +1,8 @@
-"""Every stored vector read once: its norm, and whether an earlier row has the same vector.
+"""Norms of what the encoder made and of what is stored, and rows whose vector an earlier row has too.
 
-Under cosine the stored vectors are of unit length, so their norms tell damage; under inner product and L2 they tell
-what the encoder did. Equal vectors are found by a 64-bit hash of their bytes (a multiply-shift hash, Dietzfelbinger et
-al. 1997), 8 bytes a row. Knows nothing about ids or answers.
+Under cosine the stored vectors are of unit length, so their norms tell damage; what the encoder did is told by the
+norms that the build saw before it normalised. Equal vectors are found by a 64-bit hash of their bytes (a multiply-shift
+hash, Dietzfelbinger et al. 1997), 8 bytes a row. Knows nothing about ids or answers.
 """
 
 from __future__ import annotations
@@ -12,50 +12,74 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from index_builders.gate.answers import vectors
+from index_builders.gate.answers import same_shards, vectors
 from index_builders.gate.limits import GateLimits
 from index_builders.gate.report import Finding, Histogram, Norms, finding
-from retrieval.store import Generation
+from index_builders.source_norms import merged
+from retrieval.store import Generation, ShardFiles
 from retrieval.types import F32, AnyArray, Metric
 
 _BLOCK_ROWS = 32_768
 _BINS = 20
+_SOURCE = "source of "  # before the name of a generation
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """Figures of a generation, and its norms float32 [n]."""
+    """Figures of a generation, its norms float32 [n], and those of its source where its build kept them."""
 
     figures: Norms
     norms: F32
+    source: Norms | None
 
 
-def look(generation: Generation) -> Look:
-    """Norms and equal vectors of all shards."""
-    rows = generation.manifest.rows
-    norms, hashes = np.empty(rows, dtype=np.float32), np.empty(rows, dtype=np.uint64)
-    factors = np.random.default_rng(0).integers(0, 2**63, generation.manifest.d, dtype=np.uint64) * 2 + 1
-    done = 0
-    for shard in generation.shards:
-        stored = vectors(shard)
-        for start in range(0, len(stored), _BLOCK_ROWS):
-            block = np.ascontiguousarray(stored[start : start + _BLOCK_ROWS])
-            end = done + len(block)
-            norms[done:end] = np.linalg.norm(block.astype(np.float32), axis=1)
-            hashes[done:end] = _hashes(block, factors)
-            done = end
+def look(new: Generation, old: Generation | None = None) -> dict[str, Look]:
+    """Norms and equal vectors of all shards of both, by "old" and "new"; a shard that both have is read once."""
+    seen = {shard.manifest.name: _read(shard) for shard in new.shards}
+    looks = {"new": _look(new, list(seen.values()))}
+    if old is None:
+        return looks
+    shared = same_shards(new, old)
+    parts = [seen[s.manifest.name] if s.manifest.name in shared else _read(s) for s in old.shards]
+    return {"old": _look(old, parts), **looks}
+
+
+def figures(looks: Mapping[str, Look]) -> dict[str, Norms]:
+    """The figures by name of generation, and as "source of " that name those of its source."""
+    stored = {name: each.figures for name, each in looks.items()}
+    return stored | {_SOURCE + name: each.source for name, each in looks.items() if each.source is not None}
+
+
+def _look(generation: Generation, parts: list[tuple[F32, AnyArray]]) -> Look:
+    norms = np.concatenate([part[0] for part in parts])
+    hashes = np.concatenate([part[1] for part in parts])
     p01, p50, p99 = np.quantile(norms, [0.01, 0.5, 0.99])
-    figures = Norms(
-        rows=rows,
+    same = _rounded(1 - len(np.unique(hashes)) / len(norms))
+    stored = Norms(
+        rows=len(norms),
         mean=_rounded(norms.mean(dtype=np.float64)),
         smallest=_rounded(norms.min()),
         p01=_rounded(p01),
         p50=_rounded(p50),
         p99=_rounded(p99),
         largest=_rounded(norms.max()),
-        same_vectors=_rounded(1 - len(np.unique(hashes)) / rows),
+        same_vectors=same,
     )
-    return Look(figures=figures, norms=norms)
+    told = merged([shard.report for shard in generation.manifest.shards])
+    source = None if told is None else Norms(**told, same_vectors=same)
+    return Look(figures=stored, norms=norms, source=source)
+
+
+def _read(shard: ShardFiles) -> tuple[F32, AnyArray]:
+    """Norms float32 [n] and hashes uint64 [n] of the stored vectors of a shard."""
+    stored = vectors(shard)
+    norms, hashes = np.empty(len(stored), dtype=np.float32), np.empty(len(stored), dtype=np.uint64)
+    for start in range(0, len(stored), _BLOCK_ROWS):
+        block = np.ascontiguousarray(stored[start : start + _BLOCK_ROWS])
+        wide = block.astype(np.float32)
+        norms[start : start + len(block)] = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+        hashes[start : start + len(block)] = _hashes(block)
+    return norms, hashes
 
 
 def histogram(looks: Mapping[str, Look]) -> Histogram:
@@ -70,9 +94,13 @@ def histogram(looks: Mapping[str, Look]) -> Histogram:
 
 
 def judge(stored: Mapping[str, Norms], metric: Metric, limits: GateLimits, *, comparable: bool) -> list[Finding]:
-    """Findings about norms and equal vectors; `stored` has "new" and, with a parent, "old"."""
+    """Findings about norms and equal vectors, by what `figures` says; without a parent there is no "old".
+
+    Norms of sources are held against each other where both are known, else those of the stored vectors.
+    """
     findings = []
     new, old = stored["new"], stored.get("old")
+    sources = stored.get(f"{_SOURCE}old"), stored.get(f"{_SOURCE}new")
     off = max(abs(new.smallest - 1), abs(new.largest - 1))
     if metric is Metric.COSINE and off > limits.max_off_unit:
         sentence = (
@@ -82,11 +110,14 @@ def judge(stored: Mapping[str, Norms], metric: Metric, limits: GateLimits, *, co
         look_at = "what wrote the vectors: under cosine they are normalised before they are stored"
         findings.append(finding("max_off_unit", off, limits.max_off_unit, sentence, look_at))
     if old is not None and comparable:
-        for name, before, now in (("mean", old.mean, new.mean), ("median", old.p50, new.p50)):
+        was, is_now, of = old, new, ""
+        if sources[0] is not None and sources[1] is not None:
+            was, is_now, of = sources[0], sources[1], " of the source"
+        for name, before, now in (("mean", was.mean, is_now.mean), ("median", was.p50, is_now.p50)):
             shift = abs(now - before) / before
             if shift > limits.max_norm_shift:
                 sentence = (
-                    f"the {name} norm is {now:.4g} against the parent's {before:.4g}, {shift:.1%} off where "
+                    f"the {name} norm{of} is {now:.4g} against the parent's {before:.4g}, {shift:.1%} off where "
                     f"{limits.max_norm_shift:.1%} is allowed"
                 )
                 look_at = "whether the embeddings were scaled, or another encoder made them under the same space id"
@@ -110,9 +141,12 @@ def judge(stored: Mapping[str, Norms], metric: Metric, limits: GateLimits, *, co
     return findings
 
 
-def _hashes(block: AnyArray, factors: AnyArray) -> AnyArray:
+def _hashes(block: AnyArray) -> AnyArray:
     """Hash uint64 [n] of the bytes of each row; equal rows have equal ones."""
-    words = block.view(f"u{block.dtype.itemsize}").astype(np.uint64)
+    row_bytes = block.shape[1] * block.dtype.itemsize
+    word = 8 if row_bytes % 8 == 0 else block.dtype.itemsize
+    words = block.view(f"u{word}").astype(np.uint64, copy=False)
+    factors = np.random.default_rng(0).integers(0, 2**63, words.shape[1], dtype=np.uint64) * 2 + 1
     mixed = (words + np.uint64(1)) @ factors  # wraps round at 2^64
     return np.asarray(mixed)
 

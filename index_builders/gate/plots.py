@@ -17,6 +17,8 @@ NO_MATPLOTLIB = "No plots: matplotlib is not installed (pip install 'retrieval[p
 
 def write_plots(histograms: Sequence[Histogram], folder: Path) -> tuple[list[Path], str]:
     """One PNG per histogram into `folder`; with a sentence instead when there is no matplotlib."""
+    if not histograms:  # loading matplotlib takes longer than judging a small change
+        return [], ""
     try:
         import matplotlib
     except ImportError:

@@ -5,7 +5,9 @@ Its report is left in the job's folder either way. Knows nothing about how limit
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from index_builders.gate import judge as gate_judge
@@ -43,9 +45,13 @@ class Gatekeeper:
 
     def judge(self, staged: Generation) -> Verdict:
         """The verdict on a staged generation; Refused when a limit does not hold and nobody approved."""
-        old = None if self._old is None else self._store.open(self._job.entity_type, self._old)
         report = gate_judge(
-            old, staged, self._job.gate, self._job.queries, seed=self._job.index.seed, progress=self._progress
+            self._open_old(staged),
+            staged,
+            self._job.gate,
+            self._job.queries,
+            seed=self._job.index.seed,
+            progress=self._progress,
         )
         # drawn only where a person has to look: loading matplotlib and drawing cost more than judging a small change
         drawn = report if not report.passed else report.model_copy(update={"histograms": []})
@@ -56,4 +62,33 @@ class Gatekeeper:
         if not report.passed and self._approve is None:
             raise Refused([f"{each.limit}: {each.sentence}" for each in report.findings], self.files)
         told = report.model_dump(mode="json", exclude={"histograms"})
-        return Verdict(gate=told, approved=self._approve if not report.passed else None)
+        replayed = report.canaries is not None and all(each.limit != "canaries" for each in report.findings)
+        return Verdict(gate=told, approved=self._approve if not report.passed else None, replayed=replayed)
+
+    def _open_old(self, staged: Generation) -> Generation | None:
+        """The generation to judge against, every byte checked, but for files that the staged one has been linked to.
+
+        Those were checked when they were linked: both names are of one file.
+        """
+        if self._old is None:
+            return None
+        kind = self._job.entity_type
+        manifest, path = self._store.manifest(kind, self._old), self._store.generation_path(kind, self._old)
+        linked = frozenset(
+            shard.name
+            for shard in manifest.shards
+            if all(
+                _one_file(path / name, staged.path / name) and staged.manifest.files.get(name) == entry
+                for name, entry in manifest.files.items()
+                if name.startswith(f"{shard.name}/")
+            )
+        )
+        others = frozenset(shard.name for shard in manifest.shards) - linked
+        return replace(Generation.open(path, only=others), only=None)
+
+
+def _one_file(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False

@@ -1,7 +1,8 @@
 """The file of a rebuild job, in TOML: every setting with its limits, checked before any work is done.
 
-Top level: where rows come from and where the generation goes. [index]: what is built. [gate]: how far it may differ
-from the one before (`index_builders.gate.limits`). [limits]: memory, disk, lease. Knows nothing about how it is done.
+Top level: where rows come from and where the generation goes. [index]: what is built. [tune]: bounds that kind and
+parameters are chosen by. [gate]: how far it may differ from the one before (`index_builders.gate.limits`). [limits]:
+memory, disk, lease. Knows nothing about how it is done.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from index_builders.gate import GateLimits
 from index_builders.limits import parse_size
 from index_builders.settings import MAX_SHARDS
+from index_builders.tune.bounds import Bounds
 from retrieval.errors import InvalidParams
 from retrieval.store.lease import MAX_LEASE_S, MIN_LEASE_S
 from retrieval.store.local import check_entity_type
@@ -106,6 +108,7 @@ class JobSettings(_Table):
     keep: int = Field(3, ge=1, le=1_000, description="generations that stay, to roll back to")
     index: IndexTable = Field(default_factory=IndexTable, description="what is built")  # type: ignore[arg-type]
     gate: GateLimits = Field(default_factory=GateLimits, description="how far the result may differ")
+    tune: Bounds | None = Field(None, description="bounds that kind and parameters are chosen by, once")
     limits: LimitsTable = Field(default_factory=LimitsTable, description="what it may take")  # type: ignore[arg-type]
 
     def work_folder(self) -> Path:
@@ -131,6 +134,8 @@ def read_job(path: Path) -> JobSettings:
     except ValidationError as error:
         raise InvalidParams(_sentence(path, error)) from None
     check_entity_type(job.entity_type)
+    if job.tune is not None:
+        _check_open(path, job.index)
     home = path.absolute().parent
     named = {
         name: home / getattr(job, name)
@@ -146,7 +151,17 @@ def read_job(path: Path) -> JobSettings:
     return job
 
 
-_TABLES: dict[str, type[BaseModel]] = {"index": IndexTable, "gate": GateLimits, "limits": LimitsTable}
+def _check_open(path: Path, index: IndexTable) -> None:
+    """InvalidParams when [index] says what [tune] is to choose."""
+    for name in ("kind", "params", "target_recall"):
+        if name in index.model_fields_set and getattr(index, name) != IndexTable.model_fields[name].get_default(
+            call_default_factory=True
+        ):
+            told = getattr(index, name)
+            raise InvalidParams(f"index.{name} = {told!r} in {path} is what [tune] chooses: leave one of the two out")
+
+
+_TABLES: dict[str, type[BaseModel]] = {"index": IndexTable, "gate": GateLimits, "tune": Bounds, "limits": LimitsTable}
 
 
 def _sentence(path: Path, error: ValidationError) -> str:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from index_builders.staging import fsync, temporary_name, writing
-from retrieval.delta import Folded, Header, LogReader, Upserts
+from retrieval.delta import Folded, Header, fold
 from retrieval.errors import DamagedData, FailedPrecondition, SpaceMismatch
 from retrieval.types import F32, IdType
 
@@ -52,22 +52,23 @@ class Overlay:
         self.position = 0
         if self._path.exists():
             self._load()
-        reader = LogReader(home, after=self.position)
-        for entry in reader.read():
-            self._id_type = entry.header.id_type
-            vectors: Iterable[F32 | None] = [None] * len(entry.write.ids)
-            attributes: Iterable[dict[str, Any]] = [{}] * len(entry.write.ids)
-            if isinstance(entry.write, Upserts):
-                vectors, attributes = entry.write.vectors, entry.write.attributes
-            for id_, vector, told in zip(entry.write.ids, vectors, attributes, strict=True):
-                self._entries.pop(id_, None)  # the order is that of the last writes
-                self._entries[id_] = _Entry(vector=vector, attributes=told, space_id=entry.header.space_id)
-        if reader.missing:
+        new = fold(home, after=self.position)
+        if new.missing:
             raise FailedPrecondition(
-                f"{reader.missing} writes of the delta were trimmed from {home} and are not in {self._path}: restore "
+                f"{new.missing} writes of the delta were trimmed from {home} and are not in {self._path}: restore "
                 "that file, or build from the source alone with delta = false"
             )
-        self.position = reader.position
+        for id_ in sorted(new.deleted, key=str):
+            self._put(id_, _Entry(vector=None, attributes={}, space_id=""))
+        for id_, vector, attributes in zip(new.ids, new.vectors, new.attributes, strict=True):
+            assert new.header is not None
+            self._put(id_, _Entry(vector=vector, attributes=attributes, space_id=new.header.space_id))
+        self._id_type = new.id_type or self._id_type
+        self.position = new.position
+
+    def _put(self, id_: Id, entry: _Entry) -> None:
+        self._entries.pop(id_, None)  # the order is that of the last writes
+        self._entries[id_] = entry
 
     def settle(self, tables: Iterable[pa.Table], id_column: str) -> int:
         """Compare with the source, drop every entry that it overtook, and return how many were dropped."""

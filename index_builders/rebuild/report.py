@@ -22,7 +22,8 @@ class RebuildReport:
     """generation: what the inputs make, or made; None when the gate refused it.
 
     embedded: rows that went through the entity tower; reused, built: shards; folded: writes of the delta taken in;
-    notes: what a person should read; gate_report: its files; findings: why the gate said no.
+    notes: what a person should read; gate_report: its files; findings: why the gate said no; cpu_s: CPU seconds by
+    stage (`index_builders.rebuild.stage_cpu`).
     """
 
     outcome: Outcome
@@ -40,6 +41,7 @@ class RebuildReport:
     findings: list[str] = field(default_factory=list)
     gate_report: list[Path] = field(default_factory=list)
     seconds: float = 0.0
+    cpu_s: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""

@@ -25,7 +25,9 @@ from index_builders.rebuild.job_file import JobSettings
 from index_builders.rebuild.overlay import Overlay
 from index_builders.rebuild.prepare import prepare, source_tables
 from index_builders.rebuild.report import Outcome, RebuildReport
+from index_builders.rebuild.stage_cpu import StageCpu
 from index_builders.rebuild.state import State, check_columns, read_state, write_state
+from index_builders.rebuild.tuned import tuned
 from index_builders.settings import BuildSettings, make_settings
 from index_builders.staging import writing
 from retrieval.delta import Folded, trim
@@ -76,7 +78,7 @@ class _Run:
     ) -> None:
         self._job, self._store, self._mirror, self._lease = job, store, mirror, lease
         self._home, self._work, self._approve, self._new_columns = home, work, approve, new_columns
-        self._progress, self._began = progress, began
+        self._progress, self._began = StageCpu(progress), began
         self._notes: list[str] = []
 
     def run(self) -> RebuildReport:
@@ -84,12 +86,15 @@ class _Run:
         source = local_files(job.source, self._work)
         columns = job_inputs.columns(source)
         if not self._new_columns:
-            check_columns(state.columns, columns, job.source)
-        space, foreign = job_inputs.space(job, source)
+            check_columns(state.columns, columns, job.source, job.embedding_column)
+        space, foreign = job_inputs.space(job, job_inputs.metadata(source))
         parent, vanished = self._parent()
+        if parent is not None and not vanished and not foreign:
+            job_inputs.check_dimension(job, columns, space, self._store.manifest(job.entity_type, parent))
         overlay = self._overlay()
         position = overlay.position if overlay else 0
-        digest = job_inputs.digest(job, source, space, position)
+        hashes = job_inputs.source_hashes(source)
+        digest = job_inputs.digest(job, hashes, space, position)
         if state.inputs == digest and self._is_there(state.generation):
             return self._unchanged(state, parent)
         folded = None if overlay is None else self._folded(overlay, source)
@@ -106,6 +111,10 @@ class _Run:
         if prepared.left_out:
             self._notes.append(f"{prepared.left_out} rows have nothing that the checkpoint reads and were left out")
         old = None if vanished else parent
+        settings = self._settings(prepared.source, space, {})
+        chosen = tuned(job, self._store, old, settings, self._progress)
+        self._notes += [chosen.note] if chosen.note else []
+        self._job = job = job.model_copy(update={"index": chosen.index})
         rows = sum(tables.count_rows(file) for file in tables.list_tables(prepared.source))
         quantizer = inherited_quantizer(self._store, job, old, self._work, rows=rows)
         settings = self._settings(prepared.source, space, quantizer.params if quantizer else {})
@@ -123,6 +132,8 @@ class _Run:
                     delta_position=position,
                     inherited=quantizer.offer if quantizer else None,
                     inherited_sha256=quantizer.sha256 if quantizer else None,
+                    tuned=chosen.bounds,
+                    source_sha256=hashes if prepared.source == source else None,
                 ),
             )
         except Refused as refused:
@@ -256,5 +267,6 @@ class _Run:
             rows=rows,
             notes=self._notes,
             seconds=time.perf_counter() - self._began,
+            cpu_s=self._progress.seconds(),
             **more,  # type: ignore[arg-type]
         )

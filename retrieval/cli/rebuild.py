@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from index_builders.rebuild import Outcome, RebuildReport, read_job
-from index_builders.rebuild import rebuild as run_rebuild
 from retrieval.cli.progress import progress_printer
 from retrieval.errors import InvalidParams, RetrievalError
+
+if TYPE_CHECKING:
+    from index_builders.rebuild import RebuildReport
 
 REFUSED_EXIT_CODE = 3
 
@@ -32,7 +34,10 @@ _KEYS = {
 def rebuild(
     config: Annotated[Path, typer.Option(help="The job's TOML file: source, store, what is built, limits.")],
     check: Annotated[
-        bool, typer.Option("--check", help="Only check the file, so that no night is lost to it.")
+        bool,
+        typer.Option(
+            "--check", help="Only check the file and the source's metadata, so that no night is lost to them."
+        ),
     ] = False,
     approve: Annotated[
         str | None, typer.Option(help="Publish even if the gate refuses; the reason is kept in the manifest.")
@@ -45,9 +50,18 @@ def rebuild(
     """Bring the live generation up to its source at the cost of what changed. The same inputs again do nothing."""
     if approve is not None and not approve.strip():
         raise InvalidParams("--approve needs a reason, which is kept in the manifest")
+    # before numpy is loaded: of several threads that multiply matrices all but one spend their time waiting
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from index_builders.rebuild import Outcome, check_job, read_job
+    from index_builders.rebuild import rebuild as run_rebuild
+
     job = read_job(config)
     if check:
-        print(f"{config} is fine: {job.source} into {job.store}, state in {job.work_folder()}")
+        found = check_job(job, new_columns=new_columns)
+        print(
+            f"{config} is fine: {found.rows:,} rows of space {found.space_id} in {job.source} into {job.store}, state "
+            f"in {job.work_folder()}"
+        )
         return
     with progress_printer(f"rebuild {job.entity_type}") as progress:
         try:
@@ -73,6 +87,8 @@ def _in_keys(error: RetrievalError) -> RetrievalError:
 
 def sentences(report: RebuildReport) -> str:
     """What happened, a line each."""
+    from index_builders.rebuild import Outcome
+
     if report.outcome is Outcome.UNCHANGED:
         lines = [f"nothing changed: generation {report.generation} was made of these inputs, {report.seconds:.1f} s"]
     elif report.outcome is Outcome.REFUSED:

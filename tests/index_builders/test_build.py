@@ -13,6 +13,7 @@ from pyarrow import ipc
 from bench.data import clustered
 from index_builders import add as add_stage
 from index_builders import build as build_module
+from index_builders import verify
 from retrieval import topk
 from retrieval.errors import BuildFailed, FailedPrecondition
 from retrieval.indexes import open_index
@@ -176,7 +177,7 @@ def test_shards_in_processes_equal_shards_in_this_process_and_measure_memory(wri
 def test_the_recall_gate_stops_a_build_and_leaves_the_live_generation(write, run, tmp_path, monkeypatch):
     source = write(1_000)
     first = run(source)
-    monkeypatch.setattr(build_module.verify, "IVFPQ_EFFORTS", ((1, 1),))
+    monkeypatch.setattr(verify, "IVFPQ_EFFORTS", ((1, 1),))
     with pytest.raises(BuildFailed, match=r"recall@100 is 0\.\d+ at .*, below the floor of 1\.00: build with more"):
         run(source, kind="ivfpq", min_recall=1.0, target_recall=1.0)
     assert Store(tmp_path / "store").current("pin") == first.manifest.id

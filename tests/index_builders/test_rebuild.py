@@ -90,7 +90,7 @@ def test_ivfpq_keeps_its_quantizer_until_the_data_drifts(tmp_path):
     second = run(tmp_path, index=index, gate=gate)
     assert (second.built, second.reused) == (1, SHARDS - 1)
     write(tmp_path, np.random.default_rng(0).standard_normal(x.shape, dtype=np.float32))
-    gate += "\nmax_score_shift = 10.0\nmax_score_drop = 10.0\nmin_segment_recall = 0.0"
+    gate += "\nmax_score_shift = 10.0\nmax_score_drop = 10.0\nmin_segment_recall = 0.0\nmax_norm_shift = 10.0"
     third = run(tmp_path, index=index, gate=gate)
     trained = Store(tmp_path / "store").manifest("pin", third.generation).shards[0].report["trained"]
     assert not trained["kept"]

@@ -17,7 +17,10 @@ class SymphonyQg:
 
     kind: ClassVar[Kind] = Kind.LIBRARY
     packages: ClassVar[tuple[str, ...]] = ("rabitqlib",)
-    builds: ClassVar[tuple[Params, ...]] = ({"degree": 32, "ef_construction": 200}, {"degree": 64, "ef_construction": 200})
+    builds: ClassVar[tuple[Params, ...]] = (
+        {"degree": 32, "ef_construction": 200},
+        {"degree": 64, "ef_construction": 200},
+    )
 
     @staticmethod
     def efforts(k: int) -> Sequence[Params]:
