@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.load_queries import describe, text_requests, texts_of, vector_requests, vectors_of
+from bench.load_queries import QUERIES, batch_requests, describe, text_requests, texts_of, vector_requests, vectors_of
 from bench.load_runs import Bench, find_and_measure
 from bench.load_schedule import check_load, check_zipf
 from bench.load_store import SPACE, ServerProcess, make_store
@@ -52,7 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         served = describe(target, ef=chosen.ef)
         print(f"{served.line()}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.2f}", flush=True)
         figures: dict[str, Any] = {"target": target, "cores": os.cpu_count(), **asdict(served)}
-        if chosen.checkpoint is None and not chosen.texts:
+        if chosen.per_call > 1:
+            requests = batch_requests(served, chosen.k, chosen.per_call)
+            found = find_and_measure(bench, f"{chosen.per_call} a call", requests, overload=True, batches=True)
+            figures["batch"] = {
+                "per_call": chosen.per_call,
+                "queries_per_second": round(chosen.per_call * found["rate"], 1),
+                **found,
+            }
+            print(f"{figures['batch']['queries_per_second']:,.0f} queries/s in calls of {chosen.per_call}")
+        elif chosen.checkpoint is None and not chosen.texts:
             figures["vector"] = find_and_measure(bench, "vector", vector_requests(served, chosen.k), overload=True)
         else:
             texts = texts_of(chosen.texts)
@@ -63,8 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             figures["text"] = find_and_measure(
                 bench, "text", text_requests(served, texts, chosen.k), overload=False, zipf=chosen.zipf
             )
-            if found := figures["vector"].get("rate"):
-                figures["text_over_vector"] = round(figures["text"]["rate"] / found, 3)
+            if vector_rate := figures["vector"].get("rate"):
+                figures["text_over_vector"] = round(figures["text"]["rate"] / vector_rate, 3)
                 print(f"text queries with a warm cache: {figures['text_over_vector']:.3f} of the vector rate")
     print(json.dumps(figures))
 
@@ -83,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--set", dest="settings", action="append", metavar="NAME=VALUE", help="a setting of the server, as in `serve`")
     add("--texts", type=Path, help="query texts, one a line, most frequent first; with --target they are searched")
     add("--zipf", type=float, default=1.0, help="exponent of how often a text is searched; 0 for all alike")
+    add("--per-call", type=int, default=1, help="vector queries in a call; above 1 it is SearchBatch, rates are calls")
     add("--k", type=int, default=100)
     add("--ef", type=int, help="of hnsw; heavy searches show what overload does where the calls alone cost little")
     add("--connections", type=int, default=8, help="one connection stays with one worker, so several per worker")
@@ -107,13 +117,16 @@ def _check(chosen: argparse.Namespace) -> None:
         ("workers", 1, 256),
         ("rows", 1_000, 10**9),
         ("ef", 1, 10_000),
+        ("per_call", 1, QUERIES),
     ]:
         if (value := getattr(chosen, name)) is not None and not low <= value <= high:
-            raise InvalidParams(f"--{name} {value} is not acceptable: give {low:,} to {high:,}")
+            raise InvalidParams(f"--{name.replace('_', '-')} {value} is not acceptable: give {low:,} to {high:,}")
     check_zipf(chosen.zipf)
     for name in ("p99_ms", "deadline_ms"):
         if not (value := getattr(chosen, name)) > 0:
             raise InvalidParams(f"--{name.replace('_', '-')} {value:g} is not acceptable: give milliseconds above 0")
+    if chosen.per_call > 1 and (chosen.checkpoint or chosen.texts):
+        raise InvalidParams("--per-call is for vector queries: leave out --checkpoint and --texts")
     if chosen.target is not None and (chosen.store or chosen.checkpoint or chosen.settings):
         raise InvalidParams("--target is a server that runs: --store, --checkpoint and --set are for one started here")
 

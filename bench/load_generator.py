@@ -25,7 +25,7 @@ import numpy.typing as npt
 from retrieval.errors import Unavailable
 from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
 
-METHOD = "/retrieval.v1.Retrieval/Search"
+_SERVICE = "/retrieval.v1.Retrieval/"
 CONNECT_S = 10.0
 _LEAD_S = 0.05  # from the order to the first call
 _SPIN_S = 0.00006  # a sleep ends about this much too late
@@ -61,6 +61,8 @@ class Outcome:
 class Generator:
     """A sending process with its connections to one target. Raises Unavailable when the target does not answer.
 
+    batches: the requests are of SearchBatch; what an answer is worth is then the least of its answers, and its stages
+    are those of the whole call.
     realtime: it goes before all other work of the machine, so that its calls leave in time where others are busy.
     """
 
@@ -70,13 +72,16 @@ class Generator:
         requests: Sequence[bytes],
         *,
         connections: int,
+        batches: bool = False,
         realtime: bool = False,
         patience_s: float = CONNECT_S,
     ) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, there = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(there, target, list(requests), connections, realtime, patience_s), daemon=True
+            target=_serve,
+            args=(there, target, list(requests), connections, batches, realtime, patience_s),
+            daemon=True,
         )
         self._process.start()
         there.close()
@@ -106,7 +111,13 @@ class Generator:
 
 
 def _serve(
-    pipe: Connection, target: str, requests: list[bytes], connections: int, realtime: bool, patience_s: float
+    pipe: Connection,
+    target: str,
+    requests: list[bytes],
+    connections: int,
+    batches: bool,
+    realtime: bool,
+    patience_s: float,
 ) -> None:
     sys.setswitchinterval(1e-4)  # the thread that sends must not wait 5 ms for those that receive
     if realtime and (refused := _hurry()):
@@ -121,9 +132,10 @@ def _serve(
         pipe.send(f"no server answers at {target} within {patience_s:g} s: start one, or give its host:port")
         return
     pipe.send(None)
-    calls = [channel.unary_unary(METHOD, request_serializer=bytes, response_deserializer=bytes) for channel in channels]
+    method = _SERVICE + ("SearchBatch" if batches else "Search")
+    calls = [channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes) for channel in channels]
     while (order := pipe.recv()) is not None:
-        pipe.send(_load(calls, requests, *order))
+        pipe.send(_load(calls, requests, batches, *order))
 
 
 def _hurry() -> str:
@@ -135,7 +147,9 @@ def _hurry() -> str:
     return ""
 
 
-def _load(calls: list[Any], requests: list[bytes], due_ns: I64, which: I64, deadline_s: float) -> Outcome:
+def _load(
+    calls: list[Any], requests: list[bytes], batches: bool, due_ns: I64, which: I64, deadline_s: float
+) -> Outcome:
     began_ns = time.perf_counter_ns() + int(_LEAD_S * 1e9)
     sending = _Sending(calls, [requests[request] for request in which.tolist()], due_ns + began_ns, deadline_s)
     cpu = time.process_time()
@@ -147,7 +161,7 @@ def _load(calls: list[Any], requests: list[bytes], due_ns: I64, which: I64, dead
     for thread in threads:
         thread.join()
     wall_s, cpu_s = (time.perf_counter_ns() - began_ns) / 1e9, time.process_time() - cpu
-    return _read(sending, due_ns, began_ns, cpu_s, wall_s)
+    return _read(sending, batches, due_ns, began_ns, cpu_s, wall_s)
 
 
 class _Sending:
@@ -189,7 +203,7 @@ def _sleep_until(due_ns: int) -> None:
         time.sleep(wait_s - _SPIN_S if wait_s > _SPIN_S else 0)
 
 
-def _read(sending: _Sending, due_ns: I64, began_ns: int, cpu_s: float, wall_s: float) -> Outcome:
+def _read(sending: _Sending, batches: bool, due_ns: I64, began_ns: int, cpu_s: float, wall_s: float) -> Outcome:
     sent_ns, ended_ns = sending.sent_ns - began_ns, sending.ended_ns - began_ns
     coverage = np.full(len(due_ns), np.nan)
     degraded = np.zeros(len(due_ns), bool)
@@ -198,13 +212,14 @@ def _read(sending: _Sending, due_ns: I64, began_ns: int, cpu_s: float, wall_s: f
     for number, data in enumerate(sending.answers):
         if data is None:
             continue
-        answer = pb.SearchResponse.FromString(data)
-        coverage[number] = min((source.coverage for source in answer.sources), default=0.0)
-        degraded[number] = any(source.degraded for source in answer.sources)
+        answers = pb.SearchBatchResponse.FromString(data).responses if batches else [pb.SearchResponse.FromString(data)]
+        sources = [source for each in answers for source in each.sources]
+        coverage[number] = min((source.coverage for source in sources), default=0.0)
+        degraded[number] = any(source.degraded for source in sources)
         for name, values in stages.items():
-            values.append(getattr(answer.timings, f"{name}_ns"))
-        if not effort and answer.sources:
-            first = answer.sources[0]
+            values.append(getattr(answers[0].timings, f"{name}_ns"))
+        if not effort and sources:
+            first = sources[0]
             effort = str(first.effort).strip().replace("\n", ", ")
             recall = first.recall_at_100 if first.HasField("recall_at_100") else None
     return Outcome(

@@ -68,9 +68,24 @@ def describe(target: str, *, ef: int | None = None) -> ServedType:
 
 def vector_requests(served: ServedType, k: int, vectors: F32 | None = None) -> list[bytes]:
     """A request per vector (float32 [q, d]); without vectors, of held-out queries of the clustered data."""
+    return [_request(query, served, k) for query in _vector_queries(served, vectors)]
+
+
+def batch_requests(served: ServedType, k: int, per_call: int) -> list[bytes]:
+    """Requests of SearchBatch with `per_call` held-out queries of the clustered data each, no two alike."""
+    queries = _vector_queries(served, None)
+    doubled = queries + queries
+    return [
+        pb.SearchBatchRequest(
+            queries=doubled[first : first + per_call], entity_types=[served.entity_type], k=k, effort=_effort(served)
+        ).SerializeToString()
+        for first in range(len(queries))
+    ]
+
+
+def _vector_queries(served: ServedType, vectors: F32 | None) -> list[pb.Query]:
     xq = clustered_queries(QUERIES, served.d, seed=SEED) if vectors is None else vectors
-    queries = [pb.Query(vector=pb.Vector(values=row, space_id=served.space_id)) for row in xq.tolist()]
-    return [_request(query, served, k) for query in queries]
+    return [pb.Query(vector=pb.Vector(values=row, space_id=served.space_id)) for row in xq.tolist()]
 
 
 def text_requests(served: ServedType, texts: Sequence[str], k: int) -> list[bytes]:
@@ -112,10 +127,13 @@ def vectors_of(target: str, texts: Sequence[str]) -> F32:
 
 
 def _request(query: pb.Query, served: ServedType, k: int) -> bytes:
-    effort = None if served.ef is None else pb.Effort(ef=served.ef)
-    request = pb.SearchRequest(query=query, entity_types=[served.entity_type], k=k, effort=effort)
+    request = pb.SearchRequest(query=query, entity_types=[served.entity_type], k=k, effort=_effort(served))
     data: bytes = request.SerializeToString()
     return data
+
+
+def _effort(served: ServedType) -> pb.Effort | None:
+    return None if served.ef is None else pb.Effort(ef=served.ef)
 
 
 def _stub(channel: grpc.Channel) -> retrieval_pb2_grpc.RetrievalStub:

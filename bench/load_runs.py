@@ -92,11 +92,13 @@ class Bench:
 
 
 def find_and_measure(
-    bench: Bench, what: str, requests: Sequence[bytes], *, overload: bool, zipf: float = 0.0
+    bench: Bench, what: str, requests: Sequence[bytes], *, overload: bool, zipf: float = 0.0, batches: bool = False
 ) -> dict[str, Any]:
     """All loads of one kind of query; `rate` is the highest with p99 under the bound, or the one that was asked for."""
     chosen = bench.chosen
-    sender = Generator(bench.target, requests, connections=chosen.connections, realtime=chosen.realtime)
+    sender = Generator(
+        bench.target, requests, connections=chosen.connections, batches=batches, realtime=chosen.realtime
+    )
     print(_HEAD, flush=True)
     try:
         _warm(bench, sender, len(requests), what, zipf)

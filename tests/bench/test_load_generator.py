@@ -32,6 +32,10 @@ class _Scripted(retrieval_pb2_grpc.RetrievalServicer):
         source = pb.Source(coverage=0.5, effort=pb.Effort(ef=64), recall_at_100=0.96)
         return pb.SearchResponse(sources=[source], timings=pb.Timings(search_ns=2_000, total_ns=3_000))
 
+    def SearchBatch(self, request: pb.SearchBatchRequest, context: grpc.ServicerContext) -> pb.SearchBatchResponse:  # noqa: N802
+        answers = [pb.SearchResponse(sources=[pb.Source(coverage=share)]) for share in (0.75, 0.25, 1.0)]
+        return pb.SearchBatchResponse(responses=answers)
+
 
 @pytest.fixture(scope="module")
 def servicer() -> _Scripted:
@@ -39,16 +43,21 @@ def servicer() -> _Scripted:
 
 
 @pytest.fixture(scope="module")
-def sender(servicer: _Scripted) -> Iterator[Generator]:
+def target(servicer: _Scripted) -> Iterator[str]:
     server = grpc.server(ThreadPoolExecutor(1))
     retrieval_pb2_grpc.add_RetrievalServicer_to_server(servicer, server)  # type: ignore[no-untyped-call, unused-ignore]
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(0).wait()
+
+
+@pytest.fixture(scope="module")
+def sender(target: str) -> Iterator[Generator]:
     requests = [pb.SearchRequest(k=k).SerializeToString() for k in (GOOD, REFUSED)]
-    made = Generator(f"127.0.0.1:{port}", requests, connections=2)
+    made = Generator(target, requests, connections=2)
     yield made
     made.close()
-    server.stop(0).wait()
 
 
 def test_statuses_coverage_and_stages_are_told(sender: Generator) -> None:
@@ -85,6 +94,16 @@ def test_a_deadline_that_passes_is_a_status(sender: Generator, servicer: _Script
     assert outcome.status.tolist() == ["DEADLINE_EXCEEDED"]
     assert np.isnan(outcome.coverage).all()
     time.sleep(STALL_S)
+
+
+def test_a_batch_is_worth_the_least_of_its_answers(target: str) -> None:
+    made = Generator(target, [pb.SearchBatchRequest().SerializeToString()], connections=1, batches=True)
+    try:
+        outcome = made.send(due_ns(100, 0.1, "constant", 1), np.zeros(10, np.int64), 5.0)
+    finally:
+        made.close()
+    assert set(outcome.status.tolist()) == {"OK"}
+    assert np.nanmax(outcome.coverage) == 0.25
 
 
 def test_no_server_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -102,6 +103,28 @@ def test_a_new_generation_is_served_and_the_one_before_kept_for_a_while(tmp_path
     it.store.rollback("pin")
     it.look()
     assert it.served == old.manifest.id
+
+
+def test_never_are_three_generations_loaded_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[weakref.ref[object]] = []
+    at_once = []
+    opening = load.open_shards
+
+    def watched(*args: object, **more: object):  # type: ignore[no-untyped-def]
+        gc.collect()
+        shards = opening(*args, **more)  # type: ignore[arg-type]
+        loaded.extend(weakref.ref(shard) for shard in shards)
+        at_once.append(sum(each() is not None for each in loaded))
+        return shards
+
+    monkeypatch.setattr(load, "open_shards", watched)
+    add(tmp_path, 1)
+    it = Follows(tmp_path)
+    for seed in (2, 3, 4):
+        new = add(tmp_path, seed)
+        it.look()
+        assert it.served == new.manifest.id
+    assert max(at_once) == 4, "two shards each of the generation that serves and of the one that is loaded"
 
 
 @pytest.mark.parametrize("fault", ["flip", "missing", "canaries", "space", "crash"])
