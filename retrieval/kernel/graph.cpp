@@ -139,6 +139,8 @@ Work Graph::search(const Level& level, const float* query, int64_t k, int64_t ef
     // filter has to do with the query, provided there are enough of them. Recall rises with the pool at the same share
     // of eligible rows in it, hence the exponent.
     int64_t pool = std::max(k + slack(view_.codes, k), ef);
+    // As in hnswlib the best ef are expanded, at least k; what room there is beyond them is only scored exactly.
+    const int64_t beyond = pool - std::max(k, ef);
     if (eligible_count < n && eligible_count > 0) {
         const double rarity = static_cast<double>(n) / static_cast<double>(eligible_count);
         pool = static_cast<int64_t>(std::ceil(
@@ -147,6 +149,7 @@ Work Graph::search(const Level& level, const float* query, int64_t k, int64_t ef
     bool complete = wanted == 0;
     while (!complete) {
         pool = std::min(pool, n);
+        const int64_t width = pool < n ? pool - beyond : pool;
         const int beam = beam_of(pool);
         const size_t room = static_cast<size_t>(std::max(beam * view_.width, view_.upper_width)) + 4;
         if (s.pool.size() < static_cast<size_t>(pool) + 1) s.pool.resize(pool + 1);
@@ -156,7 +159,7 @@ Work Graph::search(const Level& level, const float* query, int64_t k, int64_t ef
         Scratch scratch{};
         scratch.met = s.met.data(), scratch.pool = s.pool.data(), scratch.fresh = s.fresh.data();
         scratch.batch = s.batch.data(), scratch.orders = s.orders.data(), scratch.values = s.values.data();
-        scratch.room = static_cast<int64_t>(room);
+        scratch.room = static_cast<int64_t>(room), scratch.width = width;
         scratch.rescored = view_.codes.data && eligible.all() && pool <= LARGE_POOL;
         const int64_t budget = max_distances ? std::max<int64_t>(max_distances - work.distances, 1) : 0;
         level.walk(view_, s.query.view, scratch, pool, beam, budget);

@@ -72,6 +72,7 @@ struct Scratch {
     uint32_t* orders;  // [room]
     float* values;     // [room]
     int64_t room;      // 4 more than the rows of one step
+    int64_t width;     // best entries of the pool that are expanded
     bool rescored;     // most of the pool will be scored exactly
     int64_t size;      // entries in the pool after a walk
     int64_t distances;

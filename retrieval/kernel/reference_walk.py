@@ -71,6 +71,7 @@ class Graph:
         wanted = min(k, count)
         query = _Query(xq, self._metric, self._codes)
         pool_size = max(k + self._slack(k), ef)
+        beyond = pool_size - max(k, ef)  # room for entries that are only scored exactly
         if 0 < count < n:
             rarity = n / count
             pool_size = math.ceil(max(pool_size * math.pow(rarity, 0.8), 1.25 * wanted * rarity))
@@ -80,7 +81,8 @@ class Graph:
         while not complete:
             pool_size = min(pool_size, n)
             budget = max(max_distances - distances, 1) if max_distances else 0
-            pool, walked, hopped = self._walk(query, pool_size, budget)
+            width = pool_size - beyond if pool_size < n else pool_size
+            pool, walked, hopped = self._walk(query, pool_size, width, budget)
             distances, hops = distances + walked, hops + hopped
             rows = self._worth_scoring(query, [row for row in pool if eligible[row]], k)
             complete = len(rows) >= wanted or 0 < max_distances <= distances
@@ -98,8 +100,11 @@ class Graph:
             return 0
         return k // 3 + 16 if self._codes.walk_bits == 4 else k // 8 + 8
 
-    def _walk(self, query: _Query, pool_size: int, budget: int) -> tuple[list[int], int, int]:
-        """Rows of the pool, best first, and the distances and hops it took; a budget of 0 has no end."""
+    def _walk(self, query: _Query, pool_size: int, width: int, budget: int) -> tuple[list[int], int, int]:
+        """Rows of the pool, best first, and the distances and hops it took; a budget of 0 has no end.
+
+        width: the best entries of the pool, which are expanded.
+        """
         first, distances, hops = self._descend(query)
         pool = [first]  # (order of the score, -row), best first
         met, expanded = {-first[1]}, set()
@@ -107,7 +112,7 @@ class Graph:
         waiting: list[int] = []  # rows met in the step before, scored after the next are chosen
         while True:
             more = budget == 0 or distances < budget
-            chosen = [-entry[1] for entry in pool if -entry[1] not in expanded][:beam] if more else []
+            chosen = [-entry[1] for entry in pool[:width] if -entry[1] not in expanded][:beam] if more else []
             if not chosen and not waiting:
                 break
             expanded.update(chosen)

@@ -151,13 +151,15 @@ static inline bool meet(Scratch& s, uint32_t row) {  // true the first time
     return fresh;
 }
 
-// Takes the best `beam` entries not yet expanded, from the cursor on, which moves behind them.
+// Takes the best `beam` entries not yet expanded, from the cursor on, which moves behind them. What lies behind the
+// width is only kept to be scored exactly.
 static int choose(const GraphView& g, Scratch& s, int beam, int64_t& cursor, uint32_t* chosen) {
     const Vectors& v = g.vectors;
     const int64_t row_bytes = v.d * (v.half ? 2 : 4);
     const int fetched = row_bytes < 512 ? static_cast<int>(row_bytes) : 512;
     int count = 0;
-    for (; cursor < s.size && count < beam; ++cursor) {
+    const int64_t end = s.size < s.width ? s.size : s.width;
+    for (; cursor < end && count < beam; ++cursor) {
         if (!(s.pool[cursor] & 1)) continue;
         s.pool[cursor] &= ~1ull;
         const int64_t row = row_of(s.pool[cursor]);

@@ -63,8 +63,9 @@ class Hnsw(_Shard):
 
     @staticmethod
     def efforts(k: int) -> Sequence[Params]:
-        """Pools; one below 4/3 k is the same search, for codes want that room."""
-        return one_of("ef", [round(factor * k) for factor in (1.3, 1.7, 2.2, 3, 4, 6)]) if k == 100 else pools("ef", k)
+        """Pools, from k to a small multiple of it."""
+        steps = (1, 1.1, 1.2, 1.3, 1.5, 1.7, 1.9, 2.1, 2.5, 3, 4.5)
+        return one_of("ef", [round(factor * k) for factor in steps]) if k == 100 else pools("ef", k)
 
     def build(self, xb: F32, folder: Path, params: Params, threads: int) -> None:
         """Write the shard."""

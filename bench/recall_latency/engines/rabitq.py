@@ -24,8 +24,8 @@ class SymphonyQg:
 
     @staticmethod
     def efforts(k: int) -> Sequence[Params]:
-        """Pools, larger than of other graphs: short codes steer the walk."""
-        return one_of("ef", [round(factor * k) for factor in (1.2, 2, 3, 4.5, 7, 10)])
+        """Pools, larger than of other graphs: short codes steer the walk. Close ones where it is the next to ours."""
+        return one_of("ef", sorted({round(factor * k) for factor in (1.2, 1.6, 2, 2.3, 2.6, 3, 3.5, 4, 5, 7, 10)}))
 
     def build(self, xb: F32, folder: Path, params: Params, threads: int) -> None:
         """Unit vectors under L2, which orders them as the cosine does."""
