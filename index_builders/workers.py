@@ -12,16 +12,19 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_TRACKER_FILTER = "ignore:resource_tracker:UserWarning"
 
 
 def make_executor(workers: int | None) -> Executor:
     """Processes (None: one per core), each with one OpenMP thread; 0 runs tasks in this process, one after another."""
     if workers == 0:
         return InlineExecutor()
+    _start_quiet_tracker()
     return ProcessPoolExecutor(
         workers or os.cpu_count() or 1,
         # spawned, not forked: a fork copies locks held by other threads of this process, OpenMP's among them
@@ -41,6 +44,23 @@ class InlineExecutor(Executor):
         except Exception as error:
             future.set_exception(error)
         return future
+
+
+def _start_quiet_tracker() -> None:
+    """Start the process that removes the pool's semaphores if this one is killed, and let it do so in silence.
+
+    It removes them in any case; what it warns of, on the terminal of whoever killed the build, is not a leak.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    # it reads its filters when it starts; the last that fits a warning decides
+    os.environ["PYTHONWARNINGS"] = ",".join([*([before] if before else []), _TRACKER_FILTER])
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 def _start_worker() -> None:

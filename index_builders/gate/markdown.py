@@ -32,11 +32,11 @@ def _verdict(report: GateReport) -> str:
     title = f"# Gate: {report.entity_type} {report.new} {against}: {'passed' if report.passed else 'FAILED'}"
     if report.passed:
         return f"{title}\n\nEvery limit that could be judged holds."
-    lines = [
-        f"{number}. **{each.sentence}** (`{each.limit}`: {each.figure:g}, limit {each.allowed:g}). "
-        f"Look at {each.look_at}."
-        for number, each in enumerate(report.findings, 1)
-    ]
+    lines = []
+    for number, (worst, *others) in enumerate(report.by_limit(), 1):
+        held = f"(`{worst.limit}`: {worst.figure:g}, limit {worst.allowed:g})"
+        lines.append(f"{number}. **{worst.sentence}** {held}. Look at {worst.look_at}.")
+        lines += [f"   - {each.sentence}" for each in others]
     return title + "\n\n" + "\n".join(lines)
 
 

@@ -151,3 +151,17 @@ class GateReport(_Record):
     def why(self) -> str:
         """The findings in one line, "" when there is none."""
         return "; ".join(f"{finding.sentence} (limit {finding.limit})" for finding in self.findings)
+
+    def by_limit(self) -> list[list[Finding]]:
+        """The findings of each limit that breaks, the one furthest from it first, in the order of the judgement."""
+        grouped: dict[str, list[Finding]] = {}
+        for each in self.findings:
+            grouped.setdefault(each.limit, []).append(each)
+        return [sorted(group, key=lambda each: -abs(each.figure - each.allowed)) for group in grouped.values()]
+
+    def reasons(self) -> list[str]:
+        """A line for each limit that breaks: its worst finding, and how many more shards or segments break it."""
+        return [
+            f"{group[0].limit}: {group[0].sentence}{f'; and {len(group) - 1} more' if len(group) > 1 else ''}"
+            for group in self.by_limit()
+        ]

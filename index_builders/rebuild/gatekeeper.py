@@ -20,7 +20,7 @@ from retrieval.store import Generation, Store
 
 
 class Refused(BuildFailed):
-    """The gate said no. findings: a sentence each; files: the report."""
+    """The gate said no. findings: a sentence for each limit; files: the report."""
 
     def __init__(self, findings: list[str], files: list[Path]) -> None:
         super().__init__(f"the gate refuses the generation by {len(findings)} of its limits: {findings[0]}")
@@ -60,7 +60,7 @@ class Gatekeeper:
                 plot.unlink()  # of another run
         self.files = write_report(drawn, self._folder)
         if not report.passed and self._approve is None:
-            raise Refused([f"{each.limit}: {each.sentence}" for each in report.findings], self.files)
+            raise Refused(report.reasons(), self.files)
         told = report.model_dump(mode="json", exclude={"histograms"})
         replayed = report.canaries is not None and all(each.limit != "canaries" for each in report.findings)
         return Verdict(gate=told, approved=self._approve if not report.passed else None, replayed=replayed)

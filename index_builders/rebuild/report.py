@@ -22,8 +22,8 @@ class RebuildReport:
     """generation: what the inputs make, or made; None when the gate refused it.
 
     embedded: rows that went through the entity tower; reused, built: shards; folded: writes of the delta taken in;
-    notes: what a person should read; gate_report: its files; findings: why the gate said no; cpu_s: CPU seconds by
-    stage (`index_builders.rebuild.stage_cpu`).
+    notes: what a person should read; gate_report: its files; findings: why the gate said no, overruled
+    or not, a sentence for each limit; cpu_s: CPU seconds by stage (`index_builders.rebuild.stage_cpu`).
     """
 
     outcome: Outcome

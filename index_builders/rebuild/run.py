@@ -15,6 +15,7 @@ from index_builders import tables
 from index_builders.build import build
 from index_builders.calibrate import Speeds
 from index_builders.estimate import check_limits, estimate
+from index_builders.gate import GateReport
 from index_builders.job import Job
 from index_builders.limits import find_limits, parse_size
 from index_builders.rebuild import inputs as job_inputs
@@ -161,6 +162,7 @@ class _Run:
             folded=position,
             removed=self._collect(),
             approved=manifest.approved,
+            findings=GateReport(**manifest.gate).reasons() if manifest.approved and manifest.gate else [],
             gate_report=keeper.files,
         )
 

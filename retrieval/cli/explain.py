@@ -1,4 +1,4 @@
-"""`retrieval explain`: why an entity is not among the candidates of a text, from a running server."""
+"""`retrieval explain`: why an entity is not among the candidates of a query, from a running server."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from retrieval.cli import query_options
 from retrieval.cli import server_options as options
 from retrieval.client import Entity
 from retrieval.errors import InvalidQuery
 
 
 def explain(
-    text: Annotated[str, typer.Argument(help="what a person would type")],
-    entity_id: Annotated[str, typer.Argument(metavar="ID", help="the entity that is missing")],
+    text: Annotated[
+        str, typer.Argument(metavar="TEXT", help="what a person would type; left out with --vector or --like")
+    ],
+    entity_id: Annotated[str | None, typer.Argument(metavar="ID", help="the entity that is missing")] = None,
     entity_type: Annotated[
         str | None, typer.Option(help="its type, such as pin or product; may be left out where one type is served")
     ] = None,
+    vector: query_options.VectorWords = None,
+    space_id: query_options.SpaceId = None,
+    like: query_options.Like = None,
     target: options.Target = "127.0.0.1:8980",
     k: Annotated[int, typer.Option("-k", "--k", help="how many candidates it should have been among")] = 10,
     ef: options.Ef = None,
@@ -36,13 +42,20 @@ def explain(
     token_file: options.TokenFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of lines")] = False,
 ) -> None:
-    """Say why an entity is not among the candidates of a text, or where it ranks."""
+    """Say why an entity is not among the candidates of a text, a vector or an entity, or where it ranks."""
+    words: str | None = text
+    if entity_id is None:
+        if vector is None and like is None:
+            raise InvalidQuery(
+                f"only {text!r} is given: give a text and the id of what is missing, or --vector or --like and the id"
+            )
+        words, entity_id = None, text  # the one word left is the id
     narrowed, crowding = options.read_filter(filter_json), options.read_crowding(crowd)
     with options.connect(target, timeout, ca, certificate, key, token_file) as client:
-        served = {each.entity_type: each.id_type for each in client.describe().generations}
+        id_types = {each.entity_type: each.id_type for each in client.describe().generations}
         found = client.explain(
-            text,
-            _entity(served, entity_type, entity_id),
+            query_options.read_query(client, words, vector, space_id, like),
+            _entity(id_types, entity_type, entity_id),
             k=k,
             effort=options.read_effort(ef, nprobe, rescore),
             filter=narrowed,
@@ -73,9 +86,4 @@ def _entity(served: dict[str, str], entity_type: str | None, entity_id: str) -> 
     if entity_type not in served:
         named = "no entity type is given" if entity_type is None else f"entity type {entity_type!r} is not served"
         raise InvalidQuery(f"{named}: choose one with --entity-type: {', '.join(served)}")
-    if served[entity_type] != "int64":
-        return Entity(entity_type=entity_type, id=entity_id)
-    try:
-        return Entity(entity_type=entity_type, id=int(entity_id))
-    except ValueError:
-        raise InvalidQuery(f"{entity_id!r} is not a number, and ids of {entity_type} are: give its number") from None
+    return query_options.make_entity(entity_type, entity_id, served[entity_type])

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from index_builders.gate import GateLimits, GateReport, judge, read_limits, write_report
+from retrieval.cli.phrases import counted, read_first
 from retrieval.cli.progress import progress_printer
 from retrieval.cli.stores import Cache, EntityType, Json, StoreWhere, open_mirror, open_store
 from retrieval.store import RemoteStore
@@ -60,7 +61,7 @@ def gate(
         report = judge(opened[1] if len(opened) > 1 else None, opened[0], limits, queries, seed=seed, progress=progress)
     print(sentences(report))
     if out is not None:
-        print("report: " + ", ".join(str(path) for path in write_report(report, out)))
+        print(read_first(write_report(report, out)))
     if as_json:
         print(json.dumps(report.model_dump(mode="json")))
     if not report.passed:
@@ -70,8 +71,9 @@ def gate(
 def sentences(report: GateReport) -> str:
     """The verdict and each finding, a line each."""
     against = f"against {report.old}" if report.old else "as a first generation"
-    found = "passes" if report.passed else f"fails by {len(report.findings)} of its limits"
+    found = "passes" if report.passed else f"breaks {counted(len(report.by_limit()), 'limit')}"
     lines = [f"generation {report.new} of {report.entity_type} {found}, {against}"]
-    lines += [f"{each.limit}: {each.sentence}; look at {each.look_at}" for each in report.findings]
+    groups = zip(report.reasons(), report.by_limit(), strict=True)
+    lines += [f"{reason}; look at {worst.look_at}" for reason, (worst, *_) in groups]
     lines += [f"not judged: {each}" for each in report.skipped]
     return "\n".join(lines)

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Annotated
 
 import typer
 
+from retrieval.cli.phrases import counted
 from retrieval.cli.stores import Json, StoreWhere, open_store
-from retrieval.store.gc import STALE_S, Rubbish, collect_garbage
+from retrieval.store.gc import STALE_S, Kind, Rubbish, collect_garbage
+
+_NOUNS: dict[Kind, str] = {
+    "generation": "generation",
+    "staging": "half-done build",
+    "fetching": "half-done download",
+    "temporary": "temporary file",
+    "upload": "unfinished upload",
+}
 
 
 def gc(
@@ -36,7 +46,12 @@ def gc(
             print(f"{name}: {verb} {each.kind} {each.name}, {each.size_bytes / 2**20:.1f} MiB")
     rubbish = [each for found in removed.values() for each in found]
     freed = sum(each.size_bytes for each in rubbish)
-    print(f"{'to remove' if dry_run else 'removed'}: {len(rubbish)} things, {freed / 2**20:.1f} MiB")
+    kinds: Counter[str] = Counter()
+    for each in rubbish:
+        kinds[_NOUNS[each.kind]] += each.count
+    named = ", ".join(counted(count, noun) for noun, count in kinds.items()) or "nothing"
+    size = f", {freed / 2**20:.1f} MiB" if rubbish else ""
+    print(f"{'to remove' if dry_run else 'removed'}: {named}{size}")
     if as_json:
         things = {
             name: [{"kind": each.kind, "name": each.name, "size_bytes": each.size_bytes} for each in found]

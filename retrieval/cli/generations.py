@@ -80,9 +80,12 @@ def publish(
 
 def rollback(store: StoreWhere, entity_type: EntityType, as_json: Json = False) -> None:
     """Make the newest good generation before the live one live again; every byte of it is checked first."""
+    passed_over: list[str] = []
     with progress_printer(f"rollback {entity_type}") as progress:
-        generation = open_store(store, progress).rollback(entity_type)
-    _say_live(entity_type, generation, as_json)
+        generation = open_store(store, progress).rollback(entity_type, passed_over=passed_over.append)
+    for sentence in passed_over:
+        print(f"passed over: {sentence}")
+    _say_live(entity_type, generation, as_json, passed_over=passed_over)
 
 
 def _describe_all(house: Store | RemoteStore, entity_type: str) -> list[dict[str, Any]]:
@@ -126,7 +129,7 @@ def _where(house: Store | RemoteStore) -> str:
     return house.url if isinstance(house, RemoteStore) else str(house.root)
 
 
-def _say_live(entity_type: str, generation: str, as_json: bool) -> None:
+def _say_live(entity_type: str, generation: str, as_json: bool, **told: list[str]) -> None:
     print(f"generation {generation} of {entity_type} is live")
     if as_json:
-        print(json.dumps({"entity_type": entity_type, "live": generation}))
+        print(json.dumps({"entity_type": entity_type, "live": generation, **told}))

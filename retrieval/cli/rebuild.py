@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retrieval.cli.phrases import counted, read_first
 from retrieval.cli.progress import progress_printer
 from retrieval.errors import InvalidParams, RetrievalError
 
@@ -100,8 +101,9 @@ def sentences(report: RebuildReport) -> str:
             f"shards built, {report.reused} reused, {report.embedded} rows embedded, {report.seconds:.1f} s"
         ]
         if report.approved:
-            lines.append(f"the gate was overruled: {report.approved}")
+            lines.append(f"the gate was overruled ({report.approved}) in {counted(len(report.findings), 'limit')}:")
+            lines += report.findings
     lines += [f"note: {note}" for note in report.notes]
     if report.gate_report:
-        lines.append("gate report: " + ", ".join(str(path) for path in report.gate_report))
+        lines.append(read_first(report.gate_report))
     return "\n".join(lines)

@@ -11,14 +11,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from retrieval.cli import query_options
 from retrieval.cli import server_options as options
-from retrieval.client import Ranking, RetrievalClient, SearchResult, Source
+from retrieval.client import Entity, Ranking, RetrievalClient, SearchResult, Source, Vector
 
 _TITLE_COLUMNS = ("title", "name", "text")  # the first of these that the served types have is shown
 
 
 def search(
-    text: Annotated[str, typer.Argument(help="what a person would type")],
+    text: Annotated[str | None, typer.Argument(help="what a person would type")] = None,
+    vector: query_options.VectorWords = None,
+    space_id: query_options.SpaceId = None,
+    like: query_options.Like = None,
     target: options.Target = "127.0.0.1:8980",
     entity_type: Annotated[list[str] | None, typer.Option(help="search only this type; may be given again")] = None,
     k: Annotated[int, typer.Option("-k", "--k", help="how many candidates to show")] = 10,
@@ -39,12 +43,13 @@ def search(
     token_file: options.TokenFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of tables")] = False,
 ) -> None:
-    """Ask a running server for the candidates of a text."""
+    """Ask a running server for the candidates of a text, of a vector, or of an entity that it holds."""
     wanted, crowding = options.read_filter(filter_json), options.read_crowding(crowd)
     with options.connect(target, timeout, ca, certificate, key, token_file) as client:
+        query = query_options.read_query(client, text, vector, space_id, like)
         columns = attribute or _title_column(client, entity_type or [])
         result = client.search(
-            text,
+            query,
             entity_types=entity_type or [],
             k=k,
             effort=options.read_effort(ef, nprobe, rescore),
@@ -55,7 +60,7 @@ def search(
             min_recall=min_recall,
         )
     if as_json:
-        print(json.dumps(_plain(text, result), ensure_ascii=False))
+        print(json.dumps(_plain(query, result), ensure_ascii=False))
         return
     console = Console()
     for ranking in result.candidates:
@@ -71,8 +76,8 @@ def search(
 
 
 def _title_column(client: RetrievalClient, entity_types: list[str]) -> list[str]:
-    served = [each for each in client.describe().generations if not entity_types or each.entity_type in entity_types]
-    known = {name for each in served for name in each.attributes}
+    asked = [each for each in client.describe().generations if not entity_types or each.entity_type in entity_types]
+    known = {name for each in asked for name in each.attributes}
     return [name for name in _TITLE_COLUMNS if name in known][:1]
 
 
@@ -106,9 +111,9 @@ def _worth(source: Source) -> str:
     return " · ".join([line, *source.degraded])
 
 
-def _plain(text: str, result: SearchResult) -> dict[str, Any]:
+def _plain(query: str | Vector | Entity, result: SearchResult) -> dict[str, Any]:
     return {
-        "query": text,
+        "query": query_options.plain_query(query),
         "query_space_id": result.query_space_id,
         "candidates": [
             {"entity_type": ranking.entity_type, "ranking": [asdict(each) for each in ranking]}

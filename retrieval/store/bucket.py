@@ -25,7 +25,11 @@ from retrieval.store.place import Held, RemoteSettings
 _S3 = {"s3", "s3a"}
 _REFUSED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
 _BEYOND = frozenset({"InvalidRange", "416"})
+_NO_BUCKET = frozenset({"NoSuchBucket"})
 _CREDENTIALS = frozenset({"NoCredentialsError", "PartialCredentialsError"})
+_UNREACHABLE = frozenset({"EndpointConnectionError", "ConnectTimeoutError"})
+# the settings that the client reads by itself
+_GIVE_CREDENTIALS = "in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, in a profile named by AWS_PROFILE, or as a role"
 _PART_BYTES = 16 << 20
 _MEMORY_LOCK = threading.Lock()
 _READS = 5  # a small file that changes between its version and its bytes is read again
@@ -122,7 +126,8 @@ class BucketPlace:
             self._fs.invalidate_cache()
             try:
                 found = self._fs.find(top, detail=True)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                self._check_bucket(error)
                 return {}
         return {name[len(top) :].lstrip("/"): int(info["size"]) for name, info in sorted(found.items())}
 
@@ -132,7 +137,8 @@ class BucketPlace:
             self._fs.invalidate_cache()
             try:
                 found = self._fs.ls(self._path(folder), detail=False)
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError) as error:
+                self._check_bucket(error)
                 return []
         return sorted({name.rstrip("/").rsplit("/", 1)[-1] for name in found})
 
@@ -176,6 +182,15 @@ class BucketPlace:
             return None
         return str(self._fs.info(path, refresh=True)["ETag"])
 
+    def _check_bucket(self, error: OSError) -> None:
+        """StoreError where a listing is empty because the bucket itself is missing."""
+        if _answered(error, _NO_BUCKET):
+            bucket = self._root.split("/", 1)[0]
+            raise StoreError(
+                f"cannot list {self.where}: the storage has no bucket {bucket!r}; make it, or correct the URL, or "
+                "AWS_ENDPOINT_URL where another storage is meant"
+            ) from error
+
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}".rstrip("/")
 
@@ -193,11 +208,18 @@ class BucketPlace:
         except PermissionError as error:
             raise StoreError(
                 f"cannot {verb} {self.where}/{name}: {_first_line(error)}; give this job credentials that may"
+                + (f", {_GIVE_CREDENTIALS}" if self._protocol in _S3 else "")
             ) from error
         except _backend_errors() as error:
             if type(error).__name__ in _CREDENTIALS:
                 raise StoreError(
-                    f"cannot {verb} {self.where}/{name}: {_first_line(error)}; give this job some"
+                    f"cannot {verb} {self.where}/{name}: {_first_line(error)}; give this job some, {_GIVE_CREDENTIALS}"
+                ) from error
+            if type(error).__name__ in _UNREACHABLE:
+                endpoint = str(getattr(error, "kwargs", {}).get("endpoint_url", "the storage")).split("?", 1)[0]
+                raise StoreError(
+                    f"cannot {verb} {self.where}/{name}: {endpoint} cannot be reached (tried {self._settings.attempts} "
+                    "times); check AWS_ENDPOINT_URL, or endpoint_url of the profile, and the network"
                 ) from error
             raise StoreError(
                 f"cannot {verb} {self.where}/{name}: {_first_line(error)} (tried {self._settings.attempts} times); run "

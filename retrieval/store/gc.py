@@ -25,16 +25,21 @@ from retrieval.store.pointer import Checked
 from retrieval.store.remote import RemoteStore
 
 STALE_S = 24 * 3600.0
+_NAMELESS = "of single files"
 Kind: TypeAlias = Literal["generation", "staging", "fetching", "temporary", "upload"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rubbish:
-    """One thing to remove: a generation's id, or a path below the home of its entity type (at a URL, in words)."""
+    """What to remove: a generation's id, or a path below the home of its entity type.
+
+    count: of unfinished uploads at a URL, which have no names and no known size; 1 for all else.
+    """
 
     kind: Kind
     name: str
     size_bytes: int
+    count: int = 1
 
 
 def collect_garbage(
@@ -102,7 +107,7 @@ def _find(store: Store | RemoteStore, entity_type: str, keep: int, keep_parent: 
         ]
         unfinished = store.home(entity_type).abandoned("generations", remove=False)
         if unfinished:
-            found.append(Rubbish(kind="upload", name=f"{unfinished} unfinished uploads", size_bytes=0))
+            found.append(Rubbish(kind="upload", name=_NAMELESS, size_bytes=0, count=unfinished))
         return found
     home = store.home(entity_type)
     generations = home / "generations"
@@ -122,7 +127,7 @@ def _rubbish(kind: str, path: Path, home: Path) -> Rubbish:
 
 def _remove(store: Store | RemoteStore, entity_type: str, each: Rubbish) -> None:
     if isinstance(store, RemoteStore):
-        if each.kind == "upload" and " " in each.name:
+        if each.name == _NAMELESS:
             store.home(entity_type).abandoned("generations", remove=True)
         else:
             store.delete(entity_type, each.name)

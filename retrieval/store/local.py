@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import EllipsisType
 
@@ -165,10 +166,11 @@ class Store:
         self.generation_path(entity_type, generation)
         move_pointer(FolderPlace(self.home(entity_type)), generation, expected=expected, lease=lease)
 
-    def rollback(self, entity_type: str) -> str:
+    def rollback(self, entity_type: str, *, passed_over: Callable[[str], None] | None = None) -> str:
         """Point CURRENT at the nearest good generation that was live before the live one; returns its id.
 
-        Every byte of it is checked first. NoGeneration when there is none, DamagedData when none is good.
+        Every byte of it is checked first; passed_over is told in a sentence of each nearer one that is not good.
+        NoGeneration when there is none, DamagedData when none is good.
         """
         live = self.current(entity_type)
         before = ancestors(live, self.generations(entity_type), lambda name: self.manifest(entity_type, name))
@@ -182,6 +184,9 @@ class Store:
                 damaged.append(str(error))
                 continue
             self.publish(entity_type, generation, expected=live)
+            if passed_over is not None:
+                for sentence in damaged:
+                    passed_over(sentence)
             return generation
         raise DamagedData(f"no generation of {entity_type!r} before {live} is good: {' | '.join(damaged)}")
 

@@ -10,6 +10,7 @@ nothing about index kinds; `mirror` moves generations to and fro.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from types import EllipsisType
 
 from retrieval.errors import DamagedData, NoGeneration, RetrievalError, StoreError
@@ -116,8 +117,13 @@ class RemoteStore:
         sizes.pop(MANIFEST_FILE, None)
         return transfer.findings(self.place, prefix, manifest.files, sizes, self.settings, self.progress)
 
-    def rollback(self, entity_type: str, *, lease: Checked | None = None) -> str:
-        """Point CURRENT at the nearest good generation that was live before, read back whole; returns its id."""
+    def rollback(
+        self, entity_type: str, *, lease: Checked | None = None, passed_over: Callable[[str], None] | None = None
+    ) -> str:
+        """Point CURRENT at the nearest good generation that was live before, read back whole; returns its id.
+
+        passed_over is told in a sentence of each nearer one that is not good.
+        """
         live = self.current(entity_type)
         before = ancestors(live, self.generations(entity_type), lambda name: self.manifest(entity_type, name))
         if not before:
@@ -131,6 +137,9 @@ class RemoteStore:
                 continue
             if not wrong:
                 self.move_pointer(entity_type, name, expected=live, lease=lease)
+                if passed_over is not None:
+                    for sentence in damaged:
+                        passed_over(sentence)
                 return name
             damaged.append(f"{name}: " + "; ".join(f"{file} {what}" for file, what in wrong.items()))
         raise DamagedData(f"no generation of {entity_type!r} before {live} is good: {' | '.join(damaged)}")

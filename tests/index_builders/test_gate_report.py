@@ -46,10 +46,15 @@ def test_a_failed_gate_says_why_in_its_first_lines(reports):
     assert markdown(passed).splitlines()[0].endswith(": passed")
     lines = markdown(failed).splitlines()
     assert lines[0] == f"# Gate: pin {failed.new} against {failed.old}: FAILED"
-    for line, finding in zip(lines[2:], failed.findings, strict=False):
-        assert finding.sentence in line
-        assert f"`{finding.limit}`: {finding.figure:g}, limit {finding.allowed:g}" in line
-        assert f"Look at {finding.look_at}" in line
+    reasons = iter(lines[2 : lines.index("", 2)])
+    for number, (worst, *others) in enumerate(failed.by_limit(), 1):
+        line = next(reasons)
+        assert line.startswith(f"{number}. **{worst.sentence}**")
+        assert f"`{worst.limit}`: {worst.figure:g}, limit {worst.allowed:g}" in line
+        assert f"Look at {worst.look_at}" in line
+        assert others == sorted(others, key=lambda each: each.figure), "the one furthest from its limit comes first"
+        assert [next(reasons) for _ in others] == [f"   - {each.sentence}" for each in others]
+    assert list(reasons) == []
 
 
 def test_the_same_input_gives_the_same_text_but_for_the_timings(store, reports):
@@ -134,8 +139,9 @@ def test_the_command_passes_and_fails_with_its_reasons(store, tmp_path, capsys):
         gate(root, "pin", first, shuffled, out=tmp_path / "out", count=20)
     assert caught.value.exit_code == 1
     printed = capsys.readouterr().out
-    assert f"generation {shuffled} of pin fails by " in printed
-    assert "min_overlap_at_10: " in printed
+    assert f"generation {shuffled} of pin breaks 2 limits, against {first}" in printed
+    assert printed.count("min_overlap_at_10: ") == 1
+    assert f"gate report: {tmp_path / 'out' / 'report.md'}, with report.json" in printed
     assert (tmp_path / "out" / "report.md").exists()
     gate(root, "pin", "none", shuffled, count=20)
     assert "passes, as a first generation" in capsys.readouterr().out

@@ -110,6 +110,7 @@ def test_a_refusal_leaves_the_old_one_live_until_it_is_approved(tmp_path):
     assert store.current("pin") == first.generation
     approved = run(tmp_path, approve="half of the catalogue was sold")
     assert approved.outcome is Outcome.PUBLISHED
+    assert approved.findings == refused.findings  # what was overruled
     manifest = store.manifest("pin", store.current("pin"))
     assert manifest.approved == "half of the catalogue was sold"
     assert manifest.gate["passed"] is False

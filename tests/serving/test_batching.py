@@ -92,17 +92,17 @@ def test_a_lone_text_does_not_wait(tower: SlowTower) -> None:
 def test_texts_that_follow_on_a_batch_wait_for_others_but_no_longer_than_allowed(
     tower: SlowTower, pool: ThreadPoolExecutor
 ) -> None:
-    batcher = make_batcher(tower, max_batch=3, max_wait_s=0.4)  # a quarter of it without anybody ends the wait
+    batcher = make_batcher(tower, max_batch=3, max_wait_s=2.0)  # a quarter of it without anybody ends the wait
     batcher.encode({"a": "a", "b": "b"}, Caller())
     began = time.perf_counter()
     batcher.encode({"c": "c"}, Caller())  # nobody else came
-    assert 0.09 < time.perf_counter() - began < 0.35
+    assert 0.45 < time.perf_counter() - began < 1.9
     batcher.encode({"d": "d", "e": "e"}, Caller())
     began = time.perf_counter()
     futures = [ask(batcher, pool, text) for text in ("f", "g")]  # as many as before: they wait for nobody else
     for future in futures:
         future.result(10)
-    assert time.perf_counter() - began < 0.09
+    assert time.perf_counter() - began < 0.45
     assert sorted(tower.batches[-1]) == ["f", "g"]
 
 

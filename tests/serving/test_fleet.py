@@ -94,7 +94,7 @@ def test_stored_vectors_and_scores_come_over_the_wire(whole: dict[str, Served], 
 def test_a_bad_leaf_costs_its_rows_is_ejected_and_comes_back(
     whole: dict[str, Served], leaves: list[LeafProcess], fault: str
 ) -> None:
-    broker, engine = open_broker(leaves, leaf_timeout_seconds=0.15)
+    broker, engine = open_broker(leaves, leaf_timeout_seconds=0.4)
     broker.watch(lambda served: None)
     bad = leaves[1]
     wanted = Wanted(entity_types=("pin",), k=20, minimum_coverage=0.5)
@@ -102,13 +102,13 @@ def test_a_bad_leaf_costs_its_rows_is_ejected_and_comes_back(
         if fault == "dead":
             bad.stop()
         elif fault == "slow":
-            bad.delay_s = 0.4
+            bad.delay_s = 1.0
         else:
             bad.garbles = True
         began = time.monotonic()
         while not broker.leaves[1].ejected:
             (source,) = engine.search(vector(1), wanted).sources
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 5
         assert source.coverage == 1 - whole["pin"].shards[2].rows / 400
         assert f"127.0.0.1:{bad.port}" in source.degraded[0]
         with pytest.raises(Unavailable, match=r"coverage of pin is 0\.\d+, 1\.000 were asked for"):
@@ -118,7 +118,7 @@ def test_a_bad_leaf_costs_its_rows_is_ejected_and_comes_back(
             leaves[1] = LeafProcess(part_of(whole, {2}), bad.port)
         began = time.monotonic()
         while engine.search(vector(1), wanted).sources[0].coverage < 1:
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 10
             time.sleep(0.05)
     finally:
         broker.close()
@@ -186,13 +186,13 @@ def test_a_mixed_fleet_serves_the_newest_whole_generation_and_never_a_mixture(tm
     try:
         check("old-space", old, "new-space")
         move(2)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20
         while ("pin", new["pin"].about.manifest.id) not in broker.leaves[2].parts:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         check("old-space", old, "new-space")  # of the new one only half is there
         move(3)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20
         while engine.describe().generations[0].manifest.id != new["pin"].about.manifest.id:
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -111,7 +111,7 @@ def test_new_files_are_taken_up_and_bad_ones_are_not(
         engine.follow(broker)
 
         def wait_for(sentence: str, times: int) -> None:
-            end = time.monotonic() + 5
+            end = time.monotonic() + 20
             while sum(sentence in record.message for record in caplog.records) < times:
                 assert time.monotonic() < end
                 time.sleep(0.02)

@@ -211,7 +211,7 @@ def test_an_explanation_asks_the_leaves_side_by_side(whole: dict[str, Served]) -
             leaf.explain_delay_s = 0.25
         began = time.monotonic()
         engine.explain(QUERY, EntityQuery(entity_type="pin", id=ids[-1]), wanted)
-        assert time.monotonic() - began < 1.0  # two rounds of 0.25 s; one after the other they are eight
+        assert time.monotonic() - began < 1.75  # two rounds of 0.25 s; one after the other they are eight
     finally:
         broker.close()
         for leaf in leaves:

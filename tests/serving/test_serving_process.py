@@ -116,7 +116,10 @@ def test_calls_in_flight_are_finished_and_new_ones_refused(tmp_path: Path) -> No
     with rc.RetrievalClient(f"127.0.0.1:{server.start()}") as client, ThreadPoolExecutor(3) as pool:
         calls = [pool.submit(client.search, query, k=5) for _ in range(3)]
         assert slow.began.wait(5)
-        time.sleep(0.2)
+        end = time.monotonic() + 10
+        while server.admission.stats().at_work + server.admission.stats().waiting < len(calls):
+            assert time.monotonic() < end, "the calls did not all come in"
+            time.sleep(0.01)
         stopped = server.stop(10)
         with pytest.raises(Exception, match=r"UNAVAILABLE|CANCELLED|no answer within"):
             client.search(query, k=5, timeout_s=0.5)

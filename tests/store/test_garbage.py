@@ -126,7 +126,7 @@ def test_the_command_prints_what_and_how_much(store, capsys):
     printed = capsys.readouterr().out.splitlines()
     first = store.generations("pin")[0]
     assert printed[0].startswith(f"pin: would remove generation {first}, 0.0 MiB")
-    assert printed[1].startswith("to remove: 1 things, ")
+    assert printed[1].startswith("to remove: 1 generation, 0.0 MiB")
     told = json.loads(printed[2])
     assert told["dry_run"]
     assert told["removed"]["pin"][0]["name"] == first

@@ -12,13 +12,17 @@ from retrieval.store import Mirror, RemoteStore
 def test_a_url_that_cannot_be_had(storage, made, tmp_path, monkeypatch):
     local = tmp_path / "local"
     settings = storage.settings()
-    with pytest.raises(StoreError, match=r"cannot write s3://no-such-bucket/.*: no such bucket or folder"):
+    with pytest.raises(StoreError, match=r"s3://no-such-bucket/x: the storage has no bucket 'no-such-bucket'; make"):
         Mirror("s3://no-such-bucket/x", local, settings=settings).push("pin", made[0])
     nobody = storage.settings(options={"endpoint_url": "http://127.0.0.1:9", "key": "k", "secret": "s"}, attempts=1)
     with pytest.raises(
-        StoreError, match=r"cannot read s3://b/x/pin/CURRENT: Could not connect .*\(tried 1 times\); run"
+        StoreError,
+        match=r"cannot read s3://b/x/pin/CURRENT: http://127.0.0.1:9/b.* cannot be reached \(tried 1 times\); check",
     ):
         RemoteStore("s3://b/x", settings=nobody).current("pin")
+    for list_all in (RemoteStore.entity_types, lambda store: store.generations("pin")):
+        with pytest.raises(StoreError, match=r"the storage has no bucket 'no-such-bucket'; make it, or correct the"):
+            list_all(RemoteStore("s3://no-such-bucket/x", settings=settings))
     with pytest.raises(StoreError, match=r"nope://x cannot be opened: Protocol not known: nope; use a folder or an s3"):
         RemoteStore("nope://x")
 
