@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import shutil
@@ -59,6 +60,9 @@ class FolderPlace:
                 found = self.read(name)
                 if (found and found.version) != (expected and expected.version):
                     return None
+                # of writers that were killed: one that lives would hold the lock
+                for leftover in path.parent.glob(f"{glob.escape(path.name)}.*{UNFINISHED}"):
+                    leftover.unlink(missing_ok=True)
                 write_bytes(path, data)
         return _held(data)
 

@@ -1,0 +1,65 @@
+"""Run by test_serve_kill: for each line "store, file" read from stdin, serves the store in a forked child till killed.
+
+The child prints its port, and appends to the file what it does of a swap: "verify", "open", "serve", "served". All is
+imported before the first fork, so that a life costs milliseconds. The probing process, which costs a second and has
+tests of its own, is left out: what it verifies is verified here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from retrieval.indexes import flat  # noqa: F401
+from retrieval.serving.config import make_settings
+from retrieval.serving.server import Server, open_engine
+from retrieval.serving.swap import load
+from retrieval.serving.swap.follow import Follower
+from retrieval.store import Generation
+
+
+def note_stages(told: int) -> None:
+    """From now on tell where a swap is."""
+    opening, serving = load.open_shards, Follower._serve
+
+    def verify(generation: Generation, *, seconds: float, gently: bool = False) -> None:
+        os.write(told, b"verify\n")
+        Generation.open(generation.path, only=generation.only)
+
+    def opened(*arguments, **more):  # type: ignore[no-untyped-def]
+        os.write(told, b"open\n")
+        return opening(*arguments, **more)
+
+    def served(*arguments) -> None:  # type: ignore[no-untyped-def]
+        os.write(told, b"serve\n")
+        serving(*arguments)
+        os.write(told, b"served\n")
+
+    load.probe, load.open_shards, Follower._serve = verify, opened, served  # type: ignore[method-assign]
+
+
+def serve(store: Path, stages: Path) -> None:
+    """Serve until killed."""
+    settings = make_settings(store=store, port=0, follow={"poll_seconds": 0.02, "watch_seconds": 0.0})
+    server = Server(engine := open_engine(settings), settings)
+    note_stages(os.open(stages, os.O_WRONLY | os.O_APPEND | os.O_CREAT))
+    print(server.start(), flush=True)
+    while engine:
+        signal.pause()
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            try:
+                serve(*map(Path, line.split()))
+            finally:
+                traceback.print_exc()
+                print(0, flush=True)
+                os._exit(1)
+        print(child, flush=True)
+        os.waitpid(child, 0)
