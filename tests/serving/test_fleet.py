@@ -143,8 +143,13 @@ def test_a_slow_replica_is_hedged_within_the_budget(whole: dict[str, Served]) ->
         engine.search(vector(seed), Wanted(entity_types=("pin",), k=5))
         assert time.monotonic() - began < 1
         leaves[seed % 2].delay_s = 0.0
-    assert broker.hedging.extra <= 0.05 * broker.hedging.calls
-    assert broker.hedging.extra > 0
+    for turn in range(40):  # which replica is asked first is not ours to say: each is the slow one in turn
+        if broker.hedging.extra:
+            break
+        leaves[turn % 2].delay_s = 0.2
+        engine.search(vector(turn), Wanted(entity_types=("pin",), k=5))
+        leaves[turn % 2].delay_s = 0.0
+    assert 0 < broker.hedging.extra <= 0.05 * broker.hedging.calls
     broker.close()
     for each in leaves:
         each.stop()
