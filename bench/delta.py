@@ -1,8 +1,9 @@
 """Fresh entities under load: durable writes a second over gRPC, and searches beside them.
 
 A server with --workers processes serves --rows clustered vectors. First searches come alone, then beside a steady rate
-of upserts (--rate entities a second in calls of --batch, sent by another process, so that packing them does not hold
-the searching caller's interpreter lock), both in the same run, then as many upserts as go through: from --writers
+of upserts (--rate entities a second in calls of --batch, packed before the time counts and sent by another process, for
+the callers share the server's cores) and, to tell what the calls themselves cost, beside as many that ask for nothing
+(Describe), all in the same run, then as many upserts as go through: from --writers
 callers in batches, and one entity a call. Last, how long after its answer a write is found in the other processes. The
 last line is one JSON object.
 
@@ -24,11 +25,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 
 from bench.data import clustered, clustered_queries
 from bench.load_store import ENTITY_TYPE, SPACE, ServerProcess, make_store
-from retrieval.client import RetrievalClient, Vector
+from retrieval.client import RetrievalClient, Vector, messages
 from retrieval.errors import InvalidParams, RetrievalError
 from retrieval.types import F32
 
@@ -53,25 +55,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _searches(client, queries, 1.0)  # warm
         print(f"{chosen.rows:,} x {chosen.d} hnsw, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.2f}")
         idle = _searches(client, queries, chosen.seconds)
-        with _writing_apart(server.target, chosen) as written:
+        with _calling_apart(server.target, chosen, writing=False) as called:
+            empty = _searches(client, queries, chosen.seconds)
+            called()
+        with _calling_apart(server.target, chosen, writing=True) as called:
             beside = _searches(client, queries, chosen.seconds)
-            wrote = written()
+            wrote = called() * chosen.batch
         figures: dict[str, Any] = {
             "idle_p50_ms": _ms(idle, 50),
             "idle_p99_ms": _ms(idle, 99),
+            "empty_calls_p50_ms": _ms(empty, 50),
+            "empty_calls_p99_ms": _ms(empty, 99),
             "writing_p50_ms": _ms(beside, 50),
             "writing_p99_ms": _ms(beside, 99),
             "written_per_s": round(wrote / chosen.seconds, 1),
         }
         figures["p99_ratio"] = round(figures["writing_p99_ms"] / figures["idle_p99_ms"], 2)
+        figures["empty_calls_p99_ratio"] = round(figures["empty_calls_p99_ms"] / figures["idle_p99_ms"], 2)
         figures["batched_per_s"] = _most(client, vectors, chosen.batch, chosen.writers, chosen.seconds)
         figures["single_per_s"] = _most(client, vectors, 1, 4 * chosen.writers, chosen.seconds)
         figures["seen_after_ms"] = _seen_after(client, vectors, chosen.workers)
         state = client.describe().delta[0]
     print(
-        f"searches alone p50 {figures['idle_p50_ms']} p99 {figures['idle_p99_ms']} ms; beside "
-        f"{figures['written_per_s']:,.0f} upserts/s p50 {figures['writing_p50_ms']} p99 {figures['writing_p99_ms']} ms "
-        f"({figures['p99_ratio']} x)\nupserts/s with fsync {chosen.fsync}: {figures['batched_per_s']:,.0f} in calls of "
+        f"searches alone p50 {figures['idle_p50_ms']} p99 {figures['idle_p99_ms']} ms\n"
+        f"beside as many empty calls p50 {figures['empty_calls_p50_ms']} p99 {figures['empty_calls_p99_ms']} ms "
+        f"({figures['empty_calls_p99_ratio']} x)\n"
+        f"beside {figures['written_per_s']:,.0f} upserts/s p50 {figures['writing_p50_ms']} p99 "
+        f"{figures['writing_p99_ms']} ms ({figures['p99_ratio']} x)\n"
+        f"upserts/s with fsync {chosen.fsync}: {figures['batched_per_s']:,.0f} in calls of "
         f"{chosen.batch}, {figures['single_per_s']:,.0f} one a call; a write is found by every worker after at most "
         f"{figures['seen_after_ms']} ms; {state.position:,} writes in all"
     )
@@ -95,13 +106,6 @@ class _Writing:
         self._next += self._batch
         self.written += self._batch
 
-    def at_rate(self, rate: float, seconds: float) -> None:
-        """So many entities a second, at even instants."""
-        began = time.perf_counter()
-        for number in range(int(rate * seconds / self._batch)):
-            time.sleep(max(0.0, began + number * self._batch / rate - time.perf_counter()))
-            self.call()
-
     def until(self, end: float) -> None:
         """As many as go through."""
         while time.perf_counter() < end:
@@ -109,11 +113,11 @@ class _Writing:
 
 
 @contextlib.contextmanager
-def _writing_apart(target: str, chosen: argparse.Namespace) -> Iterator[Callable[[], int]]:
-    """Upserts at the rate from another process; the function waits for their end and gives their number."""
+def _calling_apart(target: str, chosen: argparse.Namespace, *, writing: bool) -> Iterator[Callable[[], int]]:
+    """Calls at the rate from another process; the function waits for their end and gives their number."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_write_steadily, args=(there, target, chosen), daemon=True)
+    process = context.Process(target=_call_steadily, args=(there, target, chosen, writing), daemon=True)
     process.start()
     try:
         here.recv()  # connected
@@ -124,15 +128,28 @@ def _writing_apart(target: str, chosen: argparse.Namespace) -> Iterator[Callable
         process.kill()
 
 
-def _write_steadily(pipe: Connection, target: str, chosen: argparse.Namespace) -> None:
-    vectors = clustered(20_000, chosen.d, seed=77)
-    with RetrievalClient(target, timeout_s=30, connections=4 * chosen.workers) as client:
-        client.describe()
-        writing = _Writing(client, vectors, chosen.batch)
+def _call_steadily(pipe: Connection, target: str, chosen: argparse.Namespace, writing: bool) -> None:
+    requests = list(_packed(chosen)) if writing else [b""] * int(chosen.rate * chosen.seconds / chosen.batch)
+    with grpc.insecure_channel(target) as channel:
+        method = "/retrieval.v1.Retrieval/" + ("Upsert" if writing else "Describe")
+        call = channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes)
+        grpc.channel_ready_future(channel).result(timeout=30)
         pipe.send("ready")
         pipe.recv()
-        writing.at_rate(chosen.rate, chosen.seconds)
-        pipe.send(writing.written)
+        began = time.perf_counter()
+        for number, request in enumerate(requests):  # at even instants
+            time.sleep(max(0.0, began + number * chosen.batch / chosen.rate - time.perf_counter()))
+            call(request, timeout=30)
+        pipe.send(len(requests))
+
+
+def _packed(chosen: argparse.Namespace) -> Iterator[bytes]:
+    vectors = clustered(20_000, chosen.d, seed=77)
+    for first in range(0, int(chosen.rate * chosen.seconds), chosen.batch):
+        rows = np.arange(first, first + chosen.batch)
+        ids = _FIRST_ID + rows % 50_000
+        request = messages.write_upsert(ENTITY_TYPE, ids, vectors[rows % len(vectors)], SPACE, None)
+        yield request.SerializeToString()
 
 
 def _most(client: RetrievalClient, vectors: F32, batch: int, writers: int, seconds: float) -> float:

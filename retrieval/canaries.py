@@ -139,11 +139,13 @@ def judge(
     found_ids, found_scores: one array [at most k] per canary, in the tie order. encode: for canaries with a text, whose
     vectors have to be the stored ones; None checks no text.
     """
-    hits, wanted = np.zeros(len(canaries.queries)), np.zeros(len(canaries.queries))
-    for number, scores in enumerate(canaries.scores):
-        known = None if canaries.ids is None else canaries.ids[number]
-        hits[number] = _hits(scores, known, found_ids[number], found_scores[number])
-        wanted[number] = np.isfinite(scores).sum()
+    found = zip(found_ids, found_scores, strict=True)
+    return judge_hits(canaries, [count_hits(canaries, number, *each) for number, each in enumerate(found)], encode)
+
+
+def judge_hits(canaries: Canaries, came_back: Sequence[int], encode: Encode | None = None) -> CanaryReport:
+    """As `judge`, of what `count_hits` said of each canary: for who counts beside calls that must not wait."""
+    hits, wanted = np.array(came_back, float), np.isfinite(canaries.scores).sum(axis=1)
     total = wanted.sum()
     recall = float(hits.sum() / total) if total else 1.0
     lost = 1 - np.divide(hits, wanted, out=np.ones_like(hits), where=wanted > 0)
@@ -172,8 +174,9 @@ def judge(
     )
 
 
-def _hits(scores: F32, ids: AnyArray | None, found_ids: AnyArray, found_scores: F32) -> int:
+def count_hits(canaries: Canaries, number: int, found_ids: AnyArray, found_scores: F32) -> int:
     """How many of the stored answers [k] of one canary were found again; with ids each has to have its own score."""
+    scores, ids = canaries.scores[number], None if canaries.ids is None else canaries.ids[number]
     exists = np.isfinite(scores)
     wanted = int(exists.sum())
     if wanted == 0:

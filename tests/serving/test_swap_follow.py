@@ -183,6 +183,7 @@ def test_a_bad_generation_is_quarantined_and_the_old_one_serves(
     assert it.served == good.manifest.id
     assert it.state.quarantined == ()
     assert it.engine.describe().generations[0].refused == ()
+    it.follower.close()  # the good one was really probed
 
 
 def test_a_person_who_asks_has_it_tried_again(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ Knows nothing about what follows from a fault.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from retrieval.canaries import LEAST_COSINE, Canaries, Encode, judge
+from retrieval.canaries import LEAST_COSINE, Canaries, Encode, count_hits, judge_hits
 from retrieval.errors import DamagedData
 from retrieval.serving import fanout
 from retrieval.serving.calls import DEFAULT_EFFORT
@@ -21,7 +21,7 @@ from retrieval.serving.shards import LocalShard
 from retrieval.serving.text.encode import TextTower
 from retrieval.serving.text.path import TextPath
 from retrieval.topk import normalise
-from retrieval.types import F32, AnyArray, Metric
+from retrieval.types import F32, Metric
 
 _AT_ONCE = 1  # queries a search: some tenths of a millisecond, which is what a call may have to wait for
 _TEXTS = 16  # encoded anew in each replay, others each time: a tower takes some 10 ms for one
@@ -51,9 +51,11 @@ class CanaryWatch:
         canaries = self._canaries
         if canaries is None:
             canaries = self._canaries = self._own(wait)
-        ids, scores = self._search(canaries, canaries.scores.shape[1], wait)
-        report = judge(canaries, ids, scores)
-        faults = [report.failure, self._check_texts(canaries, ids, scores, wait)]
+        k, hits = canaries.scores.shape[1], []
+        for number, found in enumerate(self._search(canaries, k, wait)):
+            hits.append(count_hits(canaries, number, found.ids, found.scores))
+        report = judge_hits(canaries, hits)
+        faults = [report.failure, self._check_texts(canaries, hits, wait)]
         if self._first is None:
             self._first = report.recall
         elif report.recall < self._first - drift:
@@ -66,14 +68,13 @@ class CanaryWatch:
         if self._served.about.manifest.metric is Metric.COSINE:
             queries = normalise(queries)
         unknown = Canaries(queries=queries, scores=np.zeros((len(queries), 1), np.float32))
-        _, scores = self._search(unknown, 1, wait)
+        scores = [found.scores for found in self._search(unknown, 1, wait)]
         if not all(len(each) for each in scores):
             raise DamagedData("a shard finds nothing for its own vectors; roll back or rebuild")
         return Canaries(queries=queries, scores=np.stack(scores))
 
-    def _search(self, canaries: Canaries, k: int, wait: Callable[[], None]) -> tuple[list[AnyArray], list[F32]]:
-        ids: list[AnyArray] = []
-        scores: list[F32] = []
+    def _search(self, canaries: Canaries, k: int, wait: Callable[[], None]) -> Iterator[fanout.Merged]:
+        """What is found for each canary; what the caller makes of one comes before the wait for the next."""
         params = self._served.efforts.choose(DEFAULT_EFFORT, k).params
         for start in range(0, len(canaries.queries), _AT_ONCE):
             wait()
@@ -81,14 +82,9 @@ class CanaryWatch:
             hits, reached = fanout.search_shards(self._served.shards, xq, k, params, None)
             if reached.failures:
                 raise DamagedData(f"shards fail on the canaries: {'; '.join(reached.failures)}")
-            merged = [fanout.merge_hits(hits, number, k) for number in range(len(xq))]
-            ids += [each.ids for each in merged]
-            scores += [each.scores for each in merged]
-        return ids, scores
+            yield from (fanout.merge_hits(hits, number, k) for number in range(len(xq)))
 
-    def _check_texts(
-        self, canaries: Canaries, ids: Sequence[AnyArray], scores: Sequence[F32], wait: Callable[[], None]
-    ) -> str:
+    def _check_texts(self, canaries: Canaries, hits: Sequence[int], wait: Callable[[], None]) -> str:
         encode = self._encode
         with_text = [number for number, text in enumerate(canaries.texts) if text]
         if encode is None or not with_text:
@@ -103,8 +99,7 @@ class CanaryWatch:
                 parts.append(encode(texts[start : start + _AT_ONCE]))
             return np.concatenate(parts)
 
-        found_ids, found_scores = [ids[number] for number in chosen], [scores[number] for number in chosen]
-        report = judge(canaries.part(chosen), found_ids, found_scores, encode=paced)
+        report = judge_hits(canaries.part(chosen), [hits[number] for number in chosen], paced)
         return report.failure if (report.lowest_cosine or 1.0) < LEAST_COSINE else ""
 
 

@@ -23,6 +23,7 @@ from retrieval.serving.rankings import Served
 from retrieval.serving.swap.held import Held
 from retrieval.serving.swap.origin import Origin
 from retrieval.serving.swap.quarantine import Quarantine
+from retrieval.serving.swap.ready import ReadyProber
 from retrieval.serving.swap.state import TypeState
 from retrieval.serving.swap.taker import Taken, Taker
 from retrieval.serving.threads import giving_way
@@ -52,7 +53,7 @@ class Follower:
     ) -> None:
         self._engine, self._held, self._settings = engine, held, settings
         self._idle, self._clock = idle, clock
-        self._quarantine = Quarantine()
+        self._quarantine, self._prober = Quarantine(), ReadyProber()
         self._types: dict[str, TypeState] = {name: TypeState() for name in held.current}
         self._origin: Origin | None = None
         self._asked, self._closing, self._wake = threading.Event(), threading.Event(), threading.Event()
@@ -65,6 +66,8 @@ class Follower:
 
     def start(self) -> None:
         """Begin to follow in a thread of its own."""
+        if self._settings.follow.poll_seconds:
+            self._prober.start()
         self._thread = threading.Thread(target=self._run, name="swap", daemon=True)
         self._thread.start()
 
@@ -74,11 +77,12 @@ class Follower:
         self._wake.set()
 
     def close(self) -> None:
-        """Stop following; a swap that is at work is given up, and its child ends by itself."""
+        """Stop following; a swap that is at work is given up, and what probes for it ends by itself."""
         self._closing.set()
         self._wake.set()
         if self._thread is not None:
             self._thread.join(_CLOSE_S)
+        self._prober.close()
 
     def states(self) -> tuple[FollowState, ...]:
         """How each entity type follows, for `Describe` and the metrics."""
@@ -166,6 +170,8 @@ class Follower:
         except _Closing:
             return
         except (StoreError, MissingDependency) as error:  # of this machine; the generation is tried again
+            if self._closing.is_set():
+                return
             self._note_trouble(name, error)
             return
         except Exception as error:
@@ -199,7 +205,7 @@ class Follower:
         return taker.take_up(name, generation, None if before is None else before.about.manifest)
 
     def _taker(self, origin: Origin) -> Taker:
-        return Taker(origin, self._settings, self._engine.tower, self._wait_idle)
+        return Taker(origin, self._settings, self._engine.tower, self._prober, self._wait_idle)
 
     def _serve(self, name: str, served: Served) -> None:
         self._engine.put(served)  # may fail where fresh entities cannot be laid over it; then nothing has changed

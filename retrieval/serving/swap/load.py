@@ -20,6 +20,7 @@ from retrieval.serving.rankings import Served
 from retrieval.serving.shards import LocalShard, open_shards
 from retrieval.serving.swap.origin import Origin
 from retrieval.serving.swap.probe import probe, search_once
+from retrieval.serving.swap.ready import ReadyProber
 from retrieval.serving.text.encode import TextTower
 from retrieval.store import Generation, Store
 from retrieval.store.manifest import Manifest
@@ -126,18 +127,22 @@ def open_generation(store: Store, entity_type: str, name: str, settings: Serving
 
 
 def open_gently(
-    store: Store, entity_type: str, name: str, settings: ServingSettings, wait: Callable[[], None]
+    store: Store,
+    entity_type: str,
+    manifest: Manifest,
+    settings: ServingSettings,
+    prober: ReadyProber,
+    wait: Callable[[], None],
 ) -> Served:
-    """As `open_generation` beside calls at work: the child verifies too, in time that nobody else wants.
+    """As `open_generation` beside calls at work: `prober` verifies too, in time that nobody else wants.
 
     What was opened has not been searched here: the caller replays the canaries, at a pace of its own.
     wait: called before each shard is opened, returns when that disturbs nobody.
     """
-    manifest = store.manifest(entity_type, name)
     only = _part_of(settings, lambda: manifest)
-    generation = Generation(path=store.generation_path(entity_type, name), manifest=manifest, only=only)
+    generation = Generation(path=store.generation_path(entity_type, manifest.id), manifest=manifest, only=only)
     _check_place(generation, entity_type)
-    probe(generation, seconds=settings.probe_seconds, gently=True)
+    probe(generation, seconds=settings.probe_seconds, gently=prober)
     shards = []
     count = len(generation.shards)
     for files in generation.shards:

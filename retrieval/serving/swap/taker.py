@@ -16,6 +16,7 @@ from retrieval.serving.rankings import Served
 from retrieval.serving.swap.canary_watch import CanaryWatch
 from retrieval.serving.swap.load import open_gently
 from retrieval.serving.swap.origin import Origin
+from retrieval.serving.swap.ready import ReadyProber
 from retrieval.serving.text.encode import TextTower
 from retrieval.store import Generation, Manifest
 
@@ -32,21 +33,29 @@ class Taken:
 class Taker:
     """How one server takes up generations.
 
-    wait: called before each shard and each canary, returns when they disturb nobody.
+    prober: what opens a generation before this process does; wait: called before each shard and each canary, returns
+    when they disturb nobody.
     """
 
     def __init__(
-        self, origin: Origin, settings: ServingSettings, tower: TextTower | None, wait: Callable[[], None]
+        self,
+        origin: Origin,
+        settings: ServingSettings,
+        tower: TextTower | None,
+        prober: ReadyProber,
+        wait: Callable[[], None],
     ) -> None:
-        self._origin, self._settings, self._tower, self._wait = origin, settings, tower, wait
+        self._origin, self._settings, self._tower, self._prober, self._wait = origin, settings, tower, prober, wait
 
     def take_up(self, entity_type: str, generation: str, before: Manifest | None) -> Taken:
         """Load a generation that is in the local store. before: what is served now, None for a new entity type.
 
         Raises DamagedData (checksums, child, canaries), SpaceMismatch and what else opening raises.
         """
-        check_space(self._origin.store.manifest(entity_type, generation), before, self._tower)
-        return self.replay(open_gently(self._origin.store, entity_type, generation, self._settings, self._wait))
+        manifest = self._origin.store.manifest(entity_type, generation)
+        check_space(manifest, before, self._tower)
+        opened = open_gently(self._origin.store, entity_type, manifest, self._settings, self._prober, self._wait)
+        return self.replay(opened)
 
     def replay(self, served: Served) -> Taken:
         """What is loaded already, held against its canaries; DamagedData when they find a fault."""
