@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,9 +85,11 @@ def tune(
         with progress_printer("tune") as progress:
             report = run_tuning(settings, bounds, sample_rows=sample_rows, progress=progress)
     print_table(report)
-    if as_json and report.choice is not None:
-        print(json.dumps(_summary(report)))
     report.chosen()
+    command, table = recipe(report, source, metric=metric, seed=seed)
+    print(f"build it with\n    {command}\nor in the file of a rebuild job\n{textwrap.indent(table, '    ')}")
+    if as_json:
+        print(json.dumps({**_summary(report), "command": command, "job": table}))
 
 
 def encoded_queries(
@@ -111,23 +116,40 @@ def print_table(report: TuneReport) -> None:
     how = "measured on" if report.sample_rows >= report.shard_rows else "extrapolated from"
     table = Table(
         title=f"{report.shards} shards of {report.shard_rows:,} rows, {how} {report.sample_rows:,} of them with "
-        f"{'real queries' if report.query_kind == 'real' else 'perturbed items'}"
+        f"{'real queries' if report.query_kind == 'real' else 'perturbed items'}",
+        show_lines=True,
     )
-    for name in ("candidate", "effort", "recall@100", "p95 ms", "bytes per row", "verdict"):
-        table.add_column(name, justify="left" if name in {"candidate", "effort", "verdict"} else "right")
+    table.add_column("candidate, and why or why not")
+    table.add_column("effort")
+    for name in ("recall\n@100", "p95 ms", "bytes\nper row"):
+        table.add_column(name, justify="right", no_wrap=True)
     for verdict in report.verdicts:
         table.add_row(*_cells(verdict), style="bold" if verdict.chosen else None)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
 
 
 def _cells(verdict: Verdict) -> tuple[str, ...]:
-    said = f"chosen: {verdict.reason}" if verdict.chosen else verdict.reason
+    said = f"{verdict.candidate.name}\n{'chosen: ' if verdict.chosen else ''}{verdict.reason}"
     if verdict.nearest is None:
-        return verdict.candidate.name, "", "", "", "", said
+        return said, "", "", "", ""
     nearest = verdict.nearest
-    effort = ", ".join(f"{name} {value}" for name, value in nearest.search.items() if value) or "exact"
-    figures = (f"{nearest.recall_at_100:.4f}", f"{nearest.p95_ms:.3g}", f"{nearest.bytes_per_row:.0f}")
-    return verdict.candidate.name, effort, *figures, said
+    effort = "\n".join(f"{name} {value}" for name, value in nearest.search.items() if value) or "exact"
+    return said, effort, f"{nearest.recall_at_100:.4f}", f"{nearest.p95_ms:.3g}", f"{nearest.bytes_per_row:.0f}"
+
+
+def recipe(report: TuneReport, source: Path, *, metric: str, seed: int) -> tuple[str, str]:
+    """The command that builds the choice, STORE and TYPE left open, and the lines of a rebuild job's file that do."""
+    choice, reach = report.chosen(), report.bounds.target_recall
+    # what a kind resolves by its rows, such as the number of lists, is left to the build
+    kind, params = str(choice.candidate.kind), choice.candidate.params
+    shown = {"shards": report.shards, "kind": kind, "metric": metric, "seed": seed, "target_recall": reach}
+    options = {**shown, **params}
+    command = f"retrieval build {shlex.quote(str(source))} --store STORE --entity-type TYPE " + " ".join(
+        f"--{name.replace('_', '-')} {value}" for name, value in options.items()
+    )
+    inline = ", ".join(f"{name} = {json.dumps(value)}" for name, value in params.items())
+    lines = [f"{name} = {json.dumps(value)}" for name, value in shown.items()]
+    return command, "\n".join(["[index]", *lines, f"params = {{ {inline} }}"])
 
 
 def _summary(report: TuneReport) -> dict[str, Any]:

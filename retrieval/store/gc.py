@@ -64,9 +64,10 @@ def collect_garbage(
         raise InvalidArgument(f"keep = {keep} is not acceptable: at least 1 generation stays")
     if stale_s < 0:
         raise InvalidArgument(f"stale_s = {stale_s} is not acceptable: 0 seconds or more")
-    if isinstance(store, Store) and entity_type not in store.entity_types():
-        known = ", ".join(store.entity_types()) or "none"
-        raise NoGeneration(f"{store.root} has no entity type {entity_type!r}; there are: {known}")
+    known = store.entity_types()
+    if entity_type not in known and not _anything(store, entity_type):
+        where = store.root if isinstance(store, Store) else store.url
+        raise NoGeneration(f"{where} has no entity type {entity_type!r}; there are: {', '.join(known) or 'none'}")
     if dry_run:
         return _find(store, entity_type, keep, keep_parent, stale_s)
     home = store.prepare(entity_type) if isinstance(store, Store) else store.home(entity_type)
@@ -94,6 +95,13 @@ def doomed_generations(store: Store | RemoteStore, entity_type: str, *, keep: in
         except RetrievalError:
             return []  # the live one is damaged: any other may be the way out
     return [generation for generation in known if generation not in kept]
+
+
+def _anything(store: Store | RemoteStore, entity_type: str) -> bool:
+    """Whether a URL has what a first upload of an entity type left unfinished."""
+    if isinstance(store, Store):
+        return False
+    return bool(store.generation_bytes(entity_type) or store.home(entity_type).abandoned("generations", remove=False))
 
 
 def _find(store: Store | RemoteStore, entity_type: str, keep: int, keep_parent: bool, stale_s: float) -> list[Rubbish]:

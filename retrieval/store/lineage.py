@@ -40,3 +40,12 @@ def nothing_before(entity_type: str, live: str, generations: Sequence[str]) -> N
     others = [name for name in generations if name != live]
     way_out = f"; publish one by name: {', '.join(others)}" if others else ""
     return NoGeneration(f"no generation of {entity_type!r} that was live before {live} is there{way_out}")
+
+
+def nothing_live(entity_type: str, where: str, generations: Sequence[str], entity_types: Sequence[str]) -> NoGeneration:
+    """The error when an entity type has no live generation, naming what is there instead."""
+    if generations:
+        way_out = f"publish one of its generations: {', '.join(generations)}"
+    else:
+        way_out = f"there are: {', '.join(entity_types) or 'none'}"
+    return NoGeneration(f"nothing is published for entity type {entity_type!r} in {where}; {way_out}")

@@ -22,7 +22,7 @@ from types import EllipsisType
 from retrieval.errors import DamagedData, InvalidArgument, NoGeneration, StoreError
 from retrieval.store.folder import UNFINISHED, FolderPlace, fsync, reading
 from retrieval.store.generation import Generation, read_manifest
-from retrieval.store.lineage import ancestors, nothing_before
+from retrieval.store.lineage import ancestors, nothing_before, nothing_live
 from retrieval.store.manifest import Manifest
 from retrieval.store.pointer import GENERATION_NAME, Checked, move_pointer, read_pointer
 
@@ -97,7 +97,7 @@ class Store:
         """Id of the live generation; NoGeneration when nothing is published."""
         name, _ = read_pointer(FolderPlace(self.home(entity_type)))
         if name is None:
-            raise NoGeneration(f"nothing is published for entity type {entity_type!r} in {self.root}")
+            raise nothing_live(entity_type, str(self.root), self.generations(entity_type), self.entity_types())
         return name
 
     def generation_path(self, entity_type: str, generation: str) -> Path:

@@ -16,7 +16,7 @@ from types import EllipsisType
 from retrieval.errors import DamagedData, NoGeneration, RetrievalError, StoreError
 from retrieval.store import transfer
 from retrieval.store.lease import Lease
-from retrieval.store.lineage import ancestors, nothing_before
+from retrieval.store.lineage import ancestors, nothing_before, nothing_live
 from retrieval.store.local import check_entity_type
 from retrieval.store.manifest import MANIFEST_FILE, Manifest
 from retrieval.store.place import Place, RemoteSettings, join, open_place
@@ -74,7 +74,8 @@ class RemoteStore:
         """Id of the live generation at the URL; NoGeneration when nothing is live. One small read: fit for polling."""
         name, _ = read_pointer(self.home(entity_type))
         if name is None:
-            raise NoGeneration(f"nothing is published for entity type {entity_type!r} in {self.url}")
+            # which also tells a bucket that is missing from one without the entity type
+            raise nothing_live(entity_type, self.url, self.generations(entity_type), self.entity_types())
         return name
 
     def manifest(self, entity_type: str, generation: str) -> Manifest:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from bench.data import clustered
 from index_builders.build import BuildReport, build
 from index_builders.query_texts import encode_queries, read_texts
+from index_builders.rebuild.job_file import read_job
 from index_builders.settings import BuildSettings, make_settings
 from index_builders.tune import Bounds, Choice, make_bounds, tune
 from index_builders.tune.candidates import Candidate, candidates, row_bytes
@@ -25,6 +26,7 @@ from index_builders.tune.extrapolate import EXPONENT, MOST_GROWTH, latency, reca
 from index_builders.tune.outcome import Promise, outcome, promise
 from index_builders.tune.sample import draw_sample
 from retrieval.errors import FailedPrecondition, InvalidData, InvalidParams, SpaceMismatch
+from retrieval.store import Store
 from retrieval.store.manifest import FrontierPoint
 from retrieval.types import IndexKind
 
@@ -248,6 +250,20 @@ def test_the_commands(settings: BuildSettings, tmp_path: Path) -> None:
     assert told["kind"] == "flat"
     assert sum(each["chosen"] for each in told["candidates"]) == 1
     assert all(each["verdict"] for each in told["candidates"])
+    (tmp_path / "job.toml").write_text(f"""entity_type = "pin"\nsource = "s"\nstore = "t"\n{told["job"]}\n""")
+    index = read_job(tmp_path / "job.toml").index
+    assert (str(index.kind), index.params, index.target_recall) == (
+        "flat",
+        {"vectors": told["params"]["vectors"]},
+        0.95,
+    )
+    line = told["command"].replace("STORE", str(tmp_path / "line")).replace("TYPE", "pin").split()
+    assert line[:2] == ["retrieval", "build"]
+    assert told["command"] in done.stdout  # type: ignore[attr-defined]
+    done = call("build", *line[2:], "--workers", 0, "--min-recall", 0)
+    assert done.exit_code == 0, done.output  # type: ignore[attr-defined]
+    manifest = Store(tmp_path / "line").manifest("pin", Store(tmp_path / "line").current("pin"))
+    assert str(manifest.shards[0].kind) == "flat"
     common = (settings.source, "--store", tmp_path / "s", "--entity-type", "pin", "--workers", 0)
     done = call("build", *common, "--target-recall", 0.9, "--max-bytes-per-row", 70, "--json")
     assert done.exit_code == 0, done.output  # type: ignore[attr-defined]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from object_storage import Faults, elsewhere, flaky
 
-from retrieval.errors import MissingDependency, StoreError
+from retrieval.errors import MissingDependency, NoGeneration, StoreError
 from retrieval.store import Mirror, RemoteStore
+from retrieval.store.gc import collect_garbage
 
 
 def test_a_url_that_cannot_be_had(storage, made, tmp_path, monkeypatch):
@@ -20,9 +21,19 @@ def test_a_url_that_cannot_be_had(storage, made, tmp_path, monkeypatch):
         match=r"cannot read s3://b/x/pin/CURRENT: http://127.0.0.1:9/b.* cannot be reached \(tried 1 times\); check",
     ):
         RemoteStore("s3://b/x", settings=nobody).current("pin")
-    for list_all in (RemoteStore.entity_types, lambda store: store.generations("pin")):
+    for list_all in (
+        RemoteStore.entity_types,
+        lambda store: store.generations("pin"),
+        lambda store: store.rollback("pin"),
+        lambda store: collect_garbage(store, "pin"),
+    ):
         with pytest.raises(StoreError, match=r"the storage has no bucket 'no-such-bucket'; make it, or correct the"):
             list_all(RemoteStore("s3://no-such-bucket/x", settings=settings))
+    empty = RemoteStore(storage.new_url(), settings=settings)
+    with pytest.raises(NoGeneration, match=r"nothing is published for entity type 'pin' in .*; there are: none"):
+        empty.rollback("pin")
+    with pytest.raises(NoGeneration, match=r"has no entity type 'pin'; there are: none"):
+        collect_garbage(empty, "pin")
     with pytest.raises(StoreError, match=r"nope://x cannot be opened: Protocol not known: nope; use a folder or an s3"):
         RemoteStore("nope://x")
 
