@@ -1,7 +1,7 @@
 """Run by test_rebuild_kill: for each line "job file, moment" read from stdin, rebuilds in a forked child.
 
 Moment: seconds after which the parent kills the child (the child only prints its id), or the number of the write at
-which the child ends itself without any clean-up.
+which the child ends itself without any clean-up. The stage it is in stands in the file `stage` beside the job's.
 """
 
 import os
@@ -49,7 +49,12 @@ if __name__ == "__main__":
             try:
                 if int(number):
                     die_at(int(number))
-                rebuild(read_job(Path(job)))
+                told = os.open(Path(job).with_name("stage"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+
+                def note(stage: str, done: int, total: int, told: int = told) -> None:
+                    os.write(told, f"{stage}\n".encode())
+
+                rebuild(read_job(Path(job)), progress=note)
                 status = 0
             finally:
                 os._exit(status)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -61,6 +62,12 @@ class Rebuilds:
         assert code in {0, 9, -signal.SIGKILL}, "the rebuild failed by itself"
         return code
 
+    @staticmethod
+    def stage(job: Path) -> str:
+        """What the last run told last."""
+        told = job.with_name("stage")
+        return (told.read_text().split() or ["start"])[-1] if told.exists() else "start"
+
 
 def write(folder: Path, x: np.ndarray) -> None:
     flat = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x.shape[1])
@@ -74,58 +81,70 @@ def files(folder: Path) -> dict[str, str]:
     return {name: entry.sha256 for name, entry in manifest.files.items()}
 
 
-def start(folder: Path, rebuilds: Rebuilds) -> tuple[Path, dict[str, str], float]:
-    """A folder with a live generation and a changed source; what an unkilled run makes of it, and how long it takes."""
-    x = clustered(300, 8, seed=3, clusters=10, intrinsic=4)
-    base, good = folder / "base", folder / "good"
-    base.mkdir()
-    (base / "job.toml").write_text(JOB)
-    write(base, x)
-    assert rebuilds.run(base / "job.toml") == 0
-    x[3] = -x[3]
-    write(base, x)
-    shutil.copytree(base, good)
-    began = time.perf_counter()
-    assert rebuilds.run(good / "job.toml") == 0
-    return base, files(good), time.perf_counter() - began
+class Turns:
+    """A job whose source changes whenever a run came to its end, beside a copy in which no run is killed."""
+
+    def __init__(self, folder: Path, rebuilds: Rebuilds) -> None:
+        self.home, self._good, self._rebuilds = folder / "base", folder / "good", rebuilds
+        self.home.mkdir()
+        self.job = self.home / "job.toml"
+        self.job.write_text(JOB)
+        self._x, self._row = clustered(300, 8, seed=3, clusters=10, intrinsic=4), 0
+        write(self.home, self._x)
+        assert rebuilds.run(self.job) == 0
+        self.next()
+
+    def next(self) -> None:
+        self.before = files(self.home)
+        self._row += 1
+        self._x[self._row] *= -1
+        write(self.home, self._x)
+        shutil.rmtree(self._good, ignore_errors=True)
+        shutil.copytree(self.home, self._good)
+        began = time.perf_counter()
+        assert self._rebuilds.run(self._good / "job.toml") == 0
+        self.whole_s = time.perf_counter() - began
+        self.wanted = files(self._good)
+
+    def kill(self, at: int, share: float | None) -> bool:
+        """One run that may die; whether it did. What is live is whole, before and after."""
+        code = self._rebuilds.run(self.job, at=at, kill_after_s=None if share is None else share * self.whole_s)
+        assert files(self.home) in (self.before, self.wanted)
+        if code == 0:
+            assert files(self.home) == self.wanted
+            self.next()
+        return code != 0
+
+    def finish(self) -> None:
+        assert self._rebuilds.run(self.job) == 0
+        assert files(self.home) == self.wanted
+        assert not list((self.home / "store").rglob("*.tmp"))
+        assert len(Store(self.home / "store").generations("pin")) <= 4
 
 
-def kills(tmp_path: Path, moments: list[tuple[int, float | None]]) -> int:
-    """Kill one run at each of `moments`, each killed run taking up what the one before left; how many died."""
-    died = 0
+@pytest.mark.parametrize("deaths", [26, pytest.param(250, marks=pytest.mark.long)])
+def test_killed_again_and_again_it_never_harms_what_is_live(tmp_path, deaths):
+    rng = np.random.default_rng(1)
+    died: Counter[str] = Counter()
     with Rebuilds() as rebuilds:
-        base, wanted, whole_s = start(tmp_path, rebuilds)
-        before = files(base)
-        for at, share in moments:
-            code = rebuilds.run(base / "job.toml", at=at, kill_after_s=None if share is None else share * whole_s)
-            died += code != 0
-            assert files(base) in (before, wanted)
-        assert rebuilds.run(base / "job.toml") == 0
-        assert files(base) == wanted
-        assert not list((base / "store").rglob("*.tmp"))
-        assert len(Store(base / "store").generations("pin")) == 2
-    return died
-
-
-def test_killed_at_every_other_edge_and_at_random(tmp_path):
-    rng = np.random.default_rng(0)
-    edges: list[tuple[int, float | None]] = [(at, None) for at in range(1, 41, 2)]
-    random: list[tuple[int, float | None]] = [(0, float(rng.uniform(0, 0.6))) for _ in range(5)]
-    assert kills(tmp_path, [*random, *edges]) >= 8
+        turns = Turns(tmp_path, rebuilds)
+        runs = 0
+        while died.total() < deaths:
+            runs += 1
+            assert runs < 4 * deaths, f"only {died.total()} of {runs} runs died: {dict(died)}"
+            # at any moment, or at a rename or link, between which most of the time goes
+            moment = (int(rng.integers(1, 25)), None) if runs % 2 else (0, float(rng.uniform(0, 1)))
+            if turns.kill(*moment):
+                died[rebuilds.stage(turns.job)] += 1
+        turns.finish()
+    print(f"{deaths} of {runs} runs killed, in {dict(died)}")
+    if deaths > 100:
+        assert {"start", "read", "add", "verify", "gate", "publish"} <= set(died)
 
 
 @pytest.mark.long
 def test_killed_at_every_edge(tmp_path):
-    assert kills(tmp_path, [(at, None) for at in range(1, 46)]) >= 15
-
-
-@pytest.mark.long
-def test_killed_five_hundred_times(tmp_path):
-    rng = np.random.default_rng(1)
-    died = 0
-    for round_ in range(10):
-        folder = tmp_path / str(round_)
-        folder.mkdir()
-        died += kills(folder, [(int(rng.integers(1, 40)) if rng.random() < 0.5 else 0, float(rng.uniform(0, 1)))
-                               for _ in range(50)])  # fmt: skip
-    assert died >= 100
+    with Rebuilds() as rebuilds:
+        turns = Turns(tmp_path, rebuilds)
+        assert sum(turns.kill(at, None) for at in range(1, 46)) >= 15
+        turns.finish()

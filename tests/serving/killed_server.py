@@ -18,6 +18,7 @@ from retrieval.serving.config import make_settings
 from retrieval.serving.server import Server, open_engine
 from retrieval.serving.swap import load
 from retrieval.serving.swap.follow import Follower
+from retrieval.serving.swap.ready import ReadyProber
 from retrieval.store import Generation
 
 
@@ -39,6 +40,7 @@ def note_stages(told: int) -> None:
         os.write(told, b"served\n")
 
     load.probe, load.open_shards, Follower._serve = verify, opened, served  # type: ignore[method-assign]
+    ReadyProber.start = lambda self: None  # type: ignore[method-assign]
 
 
 def serve(store: Path, stages: Path) -> None:

@@ -103,6 +103,13 @@ def test_closing_ends_a_probe_at_work_at_once(prober: ReadyProber) -> None:
         prober.run(["look"], 30)
 
 
+def test_a_process_that_cannot_be_started_is_trouble(prober: ReadyProber, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    prober.start()
+    with pytest.raises(StoreError, match="no process can be started that probes generations: No such file"):
+        prober.run(["look"], 30)
+
+
 def test_it_ends_with_the_server_that_started_it(tmp_path: Path) -> None:
     server = (
         "import sys, time; from retrieval.serving.swap.ready import ReadyProber\n"

@@ -66,8 +66,6 @@ class Follower:
 
     def start(self) -> None:
         """Begin to follow in a thread of its own."""
-        if self._settings.follow.poll_seconds:
-            self._prober.start()
         self._thread = threading.Thread(target=self._run, name="swap", daemon=True)
         self._thread.start()
 
@@ -274,6 +272,7 @@ class Follower:
                     self._asked.clear()
                     self._quarantine.lift_all()
                 if asked or (follow.poll_seconds and now >= look_at):
+                    self._prober.start()
                     with giving_way():
                         self.look()
                     look_at = self._clock() + follow.poll_seconds

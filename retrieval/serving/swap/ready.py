@@ -48,8 +48,8 @@ class ReadyProber:
         self._pipe: Connection | None = None
 
     def start(self) -> None:
-        """Have the process import everything now, before a probe has to wait for it."""
-        with self._lock:
+        """Have the process import everything now, before a probe has to wait for it; where it cannot, a probe tells."""
+        with self._lock, suppress(StoreError):
             self._ready()
 
     def run(self, arguments: Sequence[str], seconds: float) -> tuple[int, str]:
@@ -87,14 +87,19 @@ class ReadyProber:
         path = os.pathsep.join(each for each in sys.path if each)
         # the threads of a linear algebra library do not survive a fork, and a probe needs none
         environment = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-S", "-c", _GIVE_WAY, WAIT, str(there.fileno())],
-            pass_fds=[there.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            env=environment,
-        )
-        there.close()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-S", "-c", _GIVE_WAY, WAIT, str(there.fileno())],
+                pass_fds=[there.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=environment,
+            )
+        except OSError as error:
+            here.close()
+            raise StoreError(f"no process can be started that probes generations: {error.strerror}") from error
+        finally:
+            there.close()
         self._pipe = here
         return here
 
