@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.recall_latency.machine import commit, machine
 from retrieval.errors import InvalidParams
@@ -22,7 +23,8 @@ from retrieval.errors import InvalidParams
 @dataclass(frozen=True)
 class Measurement:
     """quick: arguments that keep all of them together under 15 minutes on 2 cores, None for one that takes longer by
-    itself; full: arguments of the whole measurement, None for one that needs data which is not shipped.
+    itself; full: arguments of the whole measurement, None for one that needs data which is not shipped. {out} in them
+    is the folder of the report. report: what makes tables and plots of the folder `{out}/name` afterwards.
     """
 
     name: str
@@ -30,9 +32,18 @@ class Measurement:
     line: str
     quick: tuple[str, ...] | None
     full: tuple[str, ...] | None = ()
+    report: str | None = None
 
 
 _LARGE = ("--rows", "500000")
+_SOME_ENGINES = (
+    *("--data", "clustered:50000x128", "--k", "100", "--queries", "200", "--efforts", "4", "--repeats", "2"),
+    *("--engines", "flat", "hnsw", "ivfpq", "hnswlib", "faiss-hnsw", "faiss-ivfpq", "--out", "{out}/recall-latency"),
+)
+_ALL_ENGINES = (
+    *("--data", "clustered:500000x256", "--engines", "all", "--k", "100", "--efforts", "5"),
+    *("--out", "bench/reports/recall-latency"),
+)
 MEASUREMENTS = (
     Measurement(
         "kernel",
@@ -68,34 +79,24 @@ MEASUREMENTS = (
         "swaps",
         "bench.swaps",
         "Hot swaps under load: answers, p99 beside steady, memory.",
-        None,
+        ("--rows", "20000", "--rate", "100", "--swaps", "10", "--steady", "5"),
         ("--swaps", "100"),
     ),
     Measurement("load", "bench.load", "Open-loop load on a server: saturation, latency, overload.", None),
     Measurement(
         "capacity",
         "bench.capacity.main",
-        "Cores, hosts and money for a rate, from measured costs.",
-        None,
+        "Cores, hosts and money for a rate, from the costs of the report in bench/reports/capacity.",
+        ("--requests", "1000", "--out", "{out}/capacity"),
         ("--requests", "3000"),
     ),
     Measurement(
         "recall-latency",
         "bench.recall_latency.main",
         "Indexes and vector databases over the same data.",
-        None,
-        (
-            "--data",
-            "clustered:500000x256",
-            "--engines",
-            "all",
-            "--k",
-            "100",
-            "--efforts",
-            "5",
-            "--out",
-            "bench/reports/recall-latency",
-        ),
+        _SOME_ENGINES,
+        _ALL_ENGINES,
+        report="bench.recall_latency.report",
     ),
     Measurement(
         "unified",
@@ -120,15 +121,18 @@ def run(*, full: bool, only: Sequence[str], out: Path) -> int:
         arguments = each.full if full else each.quick
         if arguments is None:
             continue
+        arguments = tuple(argument.format(out=out) for argument in arguments)
         command = ["retrieval", "bench", each.name, *arguments]
         print(f"\n== {' '.join(command)}", flush=True)
         began, load = time.perf_counter(), os.getloadavg()[0]
         status, printed = _printed([sys.executable, "-m", each.module, *arguments])
+        figures = _figures(status, printed)
+        if each.report and not status:
+            status, printed = _printed([sys.executable, "-m", each.report, arguments[arguments.index("--out") + 1]])
         seconds = round(time.perf_counter() - began, 1)
         if status:
             failed.append(each.name)
         lines = printed.rstrip().splitlines() or [""]
-        figures = json.loads(lines[-1]) if not status and lines[-1].startswith("{") else {}
         rows.append(
             {
                 "name": each.name,
@@ -139,13 +143,18 @@ def run(*, full: bool, only: Sequence[str], out: Path) -> int:
                 "figures": figures,
             }
         )
-        text = "\n".join(lines[:-1] if figures else lines)
+        text = "\n".join(lines[:-1] if lines[-1].startswith("{") else lines)
         parts.append(f"## {each.line}\n\n`{' '.join(command)}` ({seconds:.0f} s)\n\n```\n{text}\n```\n")
     about = json.dumps({"commit": commit(), **machine()})
     (out / "figures.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (out / "report.md").write_text(f"# Figures as printed\n\n`{about}`\n\n" + "\n".join(parts))
     print(json.dumps({"report": str(out / "report.md"), "measured": len(rows), "failed": failed}))
     return 1 if failed else 0
+
+
+def _figures(status: int, printed: str) -> dict[str, Any]:
+    lines = printed.rstrip().splitlines() or [""]
+    return json.loads(lines[-1]) if not status and lines[-1].startswith("{") else {}
 
 
 def _printed(command: Sequence[str]) -> tuple[int, str]:

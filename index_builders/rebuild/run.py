@@ -32,7 +32,7 @@ from index_builders.rebuild.tuned import tuned
 from index_builders.settings import BuildSettings, make_settings
 from index_builders.staging import writing
 from retrieval.delta import Folded, trim
-from retrieval.errors import NoGeneration, RetrievalError
+from retrieval.errors import FailedPrecondition, NoGeneration, RetrievalError
 from retrieval.store import Lease, Mirror, Store
 from retrieval.store.gc import collect_garbage
 from retrieval.store.place import is_url
@@ -179,6 +179,12 @@ class _Run:
                 self._store.publish(self._job.entity_type, live)
             self._store.manifest(self._job.entity_type, live)
         except RetrievalError as error:
+            if self._approve is None:  # a first run is not judged by what was there, and this is none
+                raise FailedPrecondition(
+                    f"the live generation {live} of {self._job.entity_type!r} cannot be compared with: {error}; make "
+                    "another one live with retrieval rollback or publish, or give --approve REASON to build all anew "
+                    "and publish it without comparing"
+                ) from error
             self._notes.append(f"the live generation {live} cannot be used, so all is built anew: {error}")
             return live, True
         return live, False

@@ -100,10 +100,11 @@ class BucketPlace:
 
     def put(self, source: Path, name: str) -> None:
         """See `Place`; large files go in parts, which become an object only when all are there."""
-        bounds: dict[str, int] = {}
+        size = source.stat().st_size
+        bounds: dict[str, Any] = {"callback": _no_standstill(source, size)}
         if self._protocol in _S3:
             # s3fs alone would hold ten parts of 50 MiB per file; a server takes 10,000 parts
-            bounds = {"chunksize": max(_PART_BYTES, source.stat().st_size // 9_000), "max_concurrency": 2}
+            bounds |= {"chunksize": max(_PART_BYTES, size // 9_000), "max_concurrency": 2}
         with self._calling("write", name):
             self._fs.put_file(str(source), self._path(name), **bounds)
 
@@ -225,6 +226,19 @@ class BucketPlace:
                 f"cannot {verb} {self.where}/{name}: {_first_line(error)} (tried {self._settings.attempts} times); run "
                 "it again when the storage answers"
             ) from error
+
+
+def _no_standstill(source: Path, size: int) -> Any:
+    """A callback that ends an upload of `size` bytes which sends nothing any more; fsspec would go on for ever."""
+    from fsspec.callbacks import Callback
+
+    class Sent(Callback):  # type: ignore[misc]
+        def relative_update(self, inc: int = 1) -> None:
+            if inc == 0 and size:
+                raise StoreError(f"{source} became shorter than its {size:,} bytes while it was sent: send it again")
+            super().relative_update(inc)
+
+    return Sent()
 
 
 def _filesystem(url: str, protocol: str, settings: RemoteSettings) -> tuple[Any, str]:

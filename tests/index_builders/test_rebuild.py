@@ -13,6 +13,7 @@ from bench.data import clustered
 from index_builders.rebuild import Outcome, read_job
 from retrieval.errors import FailedPrecondition, InvalidData, InvalidParams, SpaceMismatch
 from retrieval.store import Lease, Store
+from retrieval.store.manifest import MANIFEST_FILE
 from retrieval.store.placement import shard_of
 
 
@@ -182,14 +183,29 @@ def test_of_two_jobs_one_is_refused(tmp_path):
         run(tmp_path)
 
 
-def test_a_vanished_parent_means_a_full_build(tmp_path):
-    x = vectors()
-    write(tmp_path, x)
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [("vanished", r"no generation '000001-.*' of 'pin' in "), ("newer", "has schema version 99, this program reads")],
+)
+def test_a_parent_that_cannot_be_compared_with_stops_the_job_unless_a_person_approves(tmp_path, fault, sentence):
+    write(tmp_path, vectors())
     first = run(tmp_path)
     store = Store(tmp_path / "store")
-    store.remove("pin", first.generation)
-    again = run(tmp_path)
-    assert again.built == SHARDS
+    folder = store.generation_path("pin", first.generation)
+    if fault == "vanished":
+        store.remove("pin", first.generation)
+    else:
+        text = json.loads((folder / MANIFEST_FILE).read_text())
+        (folder / MANIFEST_FILE).write_text(json.dumps({**text, "schema_version": 99}))
+    before = sorted(folder.parent.iterdir())
+    with pytest.raises(
+        FailedPrecondition, match=rf"the live generation .* of 'pin' cannot be compared with: .*{sentence}"
+    ):
+        run(tmp_path)
+    assert sorted(folder.parent.iterdir()) == before
+    assert store.current("pin") == first.generation
+    again = run(tmp_path, approve="seen")
+    assert again.built + again.reused == SHARDS
     assert any("all is built anew" in note for note in again.notes)
     assert store.current("pin") == again.generation
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import pytest
+from fsspec.implementations.memory import MemoryFile
+from fsspec.spec import AbstractFileSystem
 from object_storage import Faults, elsewhere, flaky
 
 from retrieval.errors import MissingDependency, NoGeneration, StoreError
-from retrieval.store import Mirror, RemoteStore
+from retrieval.store import Mirror, RemoteSettings, RemoteStore
 from retrieval.store.gc import collect_garbage
+from retrieval.store.place import open_place
 
 
 def test_a_url_that_cannot_be_had(storage, made, tmp_path, monkeypatch):
@@ -115,3 +120,22 @@ def test_whichever_request_fails_the_old_generation_serves(storage, made, tmp_pa
             assert direct.findings("pin", second) == {}
     print(f"{fault}: {len(range(1, total + 1, step))} of {total} requests failed, one run each")
     assert direct.fetch("pin") == second
+
+
+def test_a_file_that_becomes_shorter_while_it_is_sent_ends_the_upload(tmp_path, monkeypatch):
+    place = open_place("memory://shorter", RemoteSettings())
+    source = tmp_path / "file"
+    source.write_bytes(b"")
+    place.put(source, "empty")
+    assert place.sizes("") == {"empty": 0}
+    size = AbstractFileSystem.blocksize + 1_000_000  # sent in two blocks
+
+    def write(self, data):
+        with source.open("r+b") as file:
+            file.truncate(10)
+        return BytesIO.write(self, data)
+
+    source.write_bytes(bytes(size))
+    monkeypatch.setattr(MemoryFile, "write", write, raising=False)
+    with pytest.raises(StoreError, match=rf"file became shorter than its {size:,} bytes while it was sent: send it"):
+        place.put(source, "file")
