@@ -4,8 +4,9 @@ CPU time, not wall time, wherever work is meant, and the least of several rounds
 processor's caches and clock only adds. Search: thread time of one search after another in shards of several sizes, at
 the effort that the generation's default stands for. Calls: CPU time of the processes of leaves and brokers under an
 open load; a leaf with one shard and one with all tell a call from a search, a broker over one leaf and one over
-several tell a request from a call to a leaf. What the median latency has beyond all CPU time of a call is the hops;
-they are 0 where the two ends work side by side. Encoding: thread time of the tower for batches of 1 and 32.
+several tell a request from a call to a leaf. What the processes use when nobody calls is taken off. What the median
+latency has beyond all CPU time of a call is the hops; they are 0 where the two ends work side by side. Encoding: thread
+time of the tower for batches of 1 and 32.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ from retrieval.towers.projection import fit_projection
 from retrieval.towers.query import QueryTower
 
 K, QUERIES, WARM_UP, ROUNDS = 100, 400, 100, 3
-LEAVES, RATE = 4, 60.0  # calls a second, which a core or two keep with room
+LEAVES, RATE = 4, 100.0  # calls a second, which a core or two keep with room
 _BATCH, _BATCHES = 32, 12
+_IDLE_S = 5.0
 Say = Callable[[str], None]
 
 
@@ -127,10 +129,13 @@ def measure_calls(fleet: FleetServers, manifest: Manifest, calls: int) -> tuple[
     requests = vector_requests(describe(narrow.target), K)
     senders = [Generator(each.target, requests, connections=4) for each in (narrow, wide)]
     try:
+        idle: dict[ServerProcess, float] = {}
         for turn in range(ROUNDS + 1):  # by turns, so that what else the machine does touches both
-            first = _load(senders[0], narrow, [whole], len(requests), calls, turn)
-            second = _load(senders[1], wide, leaves, len(requests), calls, turn)
-            if turn:  # the first is a warm-up
+            first = _load(senders[0], narrow, [whole], len(requests), calls, turn, idle)
+            second = _load(senders[1], wide, leaves, len(requests), calls, turn, idle)
+            if turn == 0:  # a warm-up
+                idle = _idle([narrow, wide, whole, *leaves])
+            else:
                 few.append(first)
                 many.append(second)
     finally:
@@ -139,17 +144,37 @@ def measure_calls(fleet: FleetServers, manifest: Manifest, calls: int) -> tuple[
     return _least(few), _least(many)
 
 
+def _idle(servers: Sequence[ServerProcess]) -> dict[ServerProcess, float]:
+    """CPU seconds a second of each server when nobody calls."""
+    began, before = time.monotonic(), [each.cpu_seconds() for each in servers]
+    time.sleep(_IDLE_S)
+    seconds = time.monotonic() - began
+    used = [each.cpu_seconds() - at_first for each, at_first in zip(servers, before, strict=True)]
+    return {each: spent / seconds for each, spent in zip(servers, used, strict=True)}
+
+
 def _load(
-    sender: Generator, server: ServerProcess, leaves: Sequence[ServerProcess], requests: int, calls: int, seed: int
+    sender: Generator,
+    server: ServerProcess,
+    leaves: Sequence[ServerProcess],
+    requests: int,
+    calls: int,
+    seed: int,
+    idle: dict[ServerProcess, float],
 ) -> _Calls:
     sent = send(sender, [server, *leaves], requests=requests, rate=RATE, seconds=calls / RATE, seed=seed)
     # as many as were due by the second look at the clocks, which comes a little late
     n = sent.calls * sent.seconds / (calls / RATE)
+    # CPU time is told in steps of 10 ms, so what is left may be nothing
+    called = [
+        max(0.0, spent - idle.get(each, 0.0) * sent.seconds)
+        for each, spent in zip([server, *leaves], sent.cpu_s, strict=True)
+    ]
     return _Calls(
         wall_us=1e3 * sent.p50_ms,
         sender_us=1e6 * sent.sender_cpu_s / sent.calls,
-        server_us=1e6 * sent.cpu_s[0] / n,
-        leaf_us=1e6 * sum(sent.cpu_s[1:]) / len(leaves) / n,
+        server_us=1e6 * called[0] / n,
+        leaf_us=1e6 * sum(called[1:]) / len(leaves) / n,
     )
 
 
