@@ -12,7 +12,7 @@ import numpy as np
 
 from retrieval.errors import BuildFailed
 from retrieval.store import manifest
-from retrieval.types import F32, AnyArray, Bool, Metric, VectorDtype
+from retrieval.types import F32, FLOAT16_MAX, AnyArray, Bool, Metric, VectorDtype
 
 REASONS = (
     "",  # 0: nothing wrong
@@ -28,7 +28,6 @@ REASONS = (
 )
 NULL_ID, EMPTY_ID, NULL_EMBEDDING, WRONG_DIMENSION, NAN, INFINITE, ZERO_NORM, OUT_OF_RANGE, DUPLICATE_ID = range(1, 10)
 _EXAMPLES = 5
-_FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 class Tally:
@@ -69,7 +68,7 @@ def judge_vectors(x: F32, metric: Metric, dtype: VectorDtype) -> AnyArray:
             reasons[i] = OUT_OF_RANGE  # its squared norm overflows float32, and so would every score
     if dtype is VectorDtype.FLOAT16 and metric is not Metric.COSINE:
         # stored as float16 these would turn into infinities
-        reasons[(reasons == 0) & (np.abs(x).max(axis=1, initial=0.0) > _FLOAT16_MAX)] = OUT_OF_RANGE
+        reasons[(reasons == 0) & (np.abs(x).max(axis=1, initial=0.0) > FLOAT16_MAX)] = OUT_OF_RANGE
     return reasons
 
 

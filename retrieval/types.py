@@ -33,6 +33,7 @@ U32: TypeAlias = npt.NDArray[np.uint32]
 Bool: TypeAlias = npt.NDArray[np.bool_]
 AnyArray: TypeAlias = npt.NDArray[Any]
 
+FLOAT16_MAX = float(np.finfo(np.float16).max)
 NO_ROW = -1  # fills the unused tail of a padded answer; its score is -inf
 
 

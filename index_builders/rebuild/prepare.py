@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from index_builders.rebuild.job_file import JobSettings
 from index_builders.source import SPACE_KEY
 from index_builders.staging import fsync, temporary_name, writing
 from retrieval.delta import Folded
+from retrieval.delta.columns import fitting
 from retrieval.errors import InvalidData, SpaceMismatch
 from retrieval.types import Bool
 
@@ -32,12 +34,16 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """source: what to build from; embedded: rows that the tower had to read; left_out: rows it could not read."""
+    """source: what to build from; embedded: rows that the tower had to read; left_out: rows it could not read.
+
+    unfit: attributes of the delta that have a value which the source's columns cannot hold.
+    """
 
     source: Path
     embedding_column: str
     embedded: int = 0
     left_out: int = 0
+    unfit: tuple[str, ...] = ()
 
 
 def prepare(
@@ -74,13 +80,13 @@ def prepare(
         return Prepared(source=out, embedding_column=column)
     with writing(making):
         making.mkdir(parents=True)
-        embedded, left_out = _write(job, files, making, work, space_id, has, embed, folded, progress)
+        made = _write(job, files, making, work, space_id, has, embed, folded, progress)
         for path in making.iterdir():
             fsync(path)
         fsync(making)
         os.rename(making, out)
         fsync(work)
-    return Prepared(source=out, embedding_column=column, embedded=embedded, left_out=left_out)
+    return replace(made, source=out)
 
 
 def _write(
@@ -93,7 +99,7 @@ def _write(
     embed: bool,
     folded: Folded | None,
     progress: Progress | None,
-) -> tuple[int, int]:
+) -> Prepared:
     fill = _Filler(job, work, has) if embed else None
     total = sum(tables.count_rows(file) for file in files)
     if fill is not None:
@@ -110,6 +116,7 @@ def _write(
         gone = pa.array(ids, tables_id(files[0], job.id_column)) if ids else None
     writer: pq.ParquetWriter | None = None
     schema: pa.Schema | None = None
+    unfit: list[str] = []
     try:
         for table in source_tables(files):
             if gone is not None:
@@ -121,11 +128,18 @@ def _write(
                 writer = pq.ParquetWriter(str(out / "rows.parquet"), schema, compression="none", use_dictionary=False)
             writer.write_table(table.replace_schema_metadata(schema.metadata if schema else None))
         if folded is not None and folded.ids and writer is not None and schema is not None:
-            writer.write_table(_upserts(folded, schema, job, space_id))
+            upserts, unfit = _upserts(folded, schema, job, space_id)
+            writer.write_table(upserts)
     finally:
         if writer is not None:
             writer.close()
-    return (fill.embedded, fill.left_out) if fill is not None else (0, 0)
+    return Prepared(
+        source=out,
+        embedding_column=job.embedding_column,
+        embedded=0 if fill is None else fill.embedded,
+        left_out=0 if fill is None else fill.left_out,
+        unfit=tuple(unfit),
+    )
 
 
 def tables_id(file: Path, column: str) -> pa.DataType:
@@ -200,23 +214,23 @@ def _nulls(files: list[Path], column: str) -> bool:
     return any(batch.column(0).null_count for file in files for batch in tables.read_batches(file, [column], 65_536))
 
 
-def _upserts(folded: Folded, schema: pa.Schema, job: JobSettings, space_id: str) -> pa.Table:
+def _upserts(folded: Folded, schema: pa.Schema, job: JobSettings, space_id: str) -> tuple[pa.Table, list[str]]:
+    """Rows of the entities that were written, and which of their attributes have values that do not fit the schema."""
     header = folded.header
     if header is not None and header.space_id != space_id:
         raise SpaceMismatch(
             f"the delta holds entities of space {header.space_id}, the rebuild makes {space_id}: upsert them again, or "
             "leave the delta out with delta = false"
         )
-    names = {name for name in schema.names if name not in {job.id_column, job.embedding_column}}
-    unknown = sorted({name for row in folded.attributes for name in row} - names)
-    if unknown:
-        raise InvalidData(
-            f"entities of the delta have an attribute {unknown[0]!r}, which {job.source} has not: it has "
-            f"{', '.join(sorted(names)) or 'none'}"
-        )
-    rows = [{**attributes, job.id_column: id_} for id_, attributes in zip(folded.ids, folded.attributes, strict=True)]
-    kind = schema.field(job.embedding_column).type
-    plain = pa.Table.from_pylist(rows, schema=schema.remove(schema.get_field_index(job.embedding_column)))
+    attributes = pa.schema([each for each in schema if each.name not in {job.id_column, job.embedding_column}])
+    table = fitting(folded.attributes, attributes)
+    given = Counter(name for row in folded.attributes for name, value in row.items() if value is not None)
+    fit = {name: table.num_rows - table.column(name).null_count for name in table.column_names}
+    unfit = sorted(name for name, count in given.items() if fit.get(name, 0) < count)
     listed = pa.FixedSizeListArray.from_arrays(pa.array(folded.vectors.reshape(-1)), folded.vectors.shape[1])
-    table = plain.append_column(job.embedding_column, listed.cast(kind)).select(schema.names)
-    return table.replace_schema_metadata(schema.metadata)
+    columns = {
+        **dict(zip(table.column_names, table.columns, strict=True)),
+        job.id_column: pa.array(folded.ids, schema.field(job.id_column).type),
+        job.embedding_column: listed.cast(schema.field(job.embedding_column).type),
+    }
+    return pa.table([columns[name] for name in schema.names], schema=schema), unfit

@@ -115,14 +115,15 @@ class LiveDelta:
         numbers = np.fromiter(latest.values(), np.int64, len(latest))
         x = normalise(write.vectors[numbers]) if self._metric is Metric.COSINE else write.vectors[numbers]
         first, last = self._n, self._n + len(numbers)
+        table = self._to_table([write.attributes[number] for number in numbers.tolist()])
         self._grow(last)
         self._vectors[first:last] = x
         self._ids[first:last] = list(latest)
-        self._columns.append(self._to_table([write.attributes[number] for number in numbers.tolist()]))
-        if len(self._columns) > 256:
-            self._columns = [pa.concat_tables(self._columns).combine_chunks()]
+        self._columns.append(table)
         self._rows.update(zip(latest, range(first, last), strict=True))
         self._n = last
+        if len(self._columns) > 256:
+            self._columns = [pa.concat_tables(self._columns).combine_chunks()]
 
     def _compact(self) -> None:
         """Leave the dead rows behind, in arrays of its own: snapshots keep the old ones."""

@@ -38,13 +38,21 @@ class DeltaLog:
     """The log in folder `home`, made when it does not exist. Any number of threads and processes may append.
 
     fsync: "batch" syncs once for all calls that wait, "each" once for every call, "none" leaves it to the system (a
-    crash of the machine then loses acknowledged writes, a crash of the process does not).
+    crash of the machine then loses acknowledged writes, a crash of the process does not). after: numbers up to this
+    one are never given, since generations hold what had them: readers would pass a write with one of them over.
     """
 
     def __init__(
-        self, home: Path, header: Header, *, fsync: FsyncPolicy = "batch", segment_bytes: int = SEGMENT_BYTES
+        self,
+        home: Path,
+        header: Header,
+        *,
+        fsync: FsyncPolicy = "batch",
+        segment_bytes: int = SEGMENT_BYTES,
+        after: int = 0,
     ) -> None:
         self._home, self.header, self._fsync, self._segment_bytes = home, header, fsync, segment_bytes
+        self.after = after
         self._arrivals = threading.Lock()
         self._waiting: list[_Ticket] = []
         self._writing = threading.Lock()
@@ -100,9 +108,9 @@ class DeltaLog:
     def _write(self, batch: list[_Ticket]) -> None:
         marker = self._tail()
         path = segment_path(self._home, marker.segment)
-        following, records = marker.next, []
+        following, records = marker.next, list[bytes]()
         for ticket in batch:
-            records.append(frame(following, ticket.kind, ticket.payload))
+            records.append(frame(following, ticket.kind, ticket.payload, same_batch=bool(records)))
             following += ticket.count
             ticket.last = following - 1
         data = b"".join(records)
@@ -138,9 +146,10 @@ class DeltaLog:
             if marker is None or marker.segment != known[-1] or path.stat().st_size != marker.offset:
                 marker = recover(self._home)
             assert marker is not None
-            if marker.offset < self._segment_bytes and read_header(path)[0] == self.header:
+            room = marker.offset < self._segment_bytes and marker.next > self.after
+            if room and read_header(path)[0] == self.header:
                 return marker
-        return self._new_segment(1 if marker is None else marker.next)
+        return self._new_segment(max(1 if marker is None else marker.next, self.after + 1))
 
     def _new_segment(self, first: int) -> Marker:
         path, data = segment_path(self._home, first), pack_header(self.header)

@@ -46,15 +46,15 @@ class LogReader:
             end = path.stat().st_size if whole else marker.offset
             try:
                 for entry, offset in read_records(path, self._offset, self._next, end):
-                    self._offset, self._next = offset, entry.last + 1
                     if entry.last > self.position:
+                        yield entry  # whoever fails with it meets it again
                         self.position = entry.last
-                        yield entry
+                    self._offset, self._next = offset, entry.last + 1
             except Torn as torn:
                 raise damaged(path, int(torn.args[1]), torn) from None
             if not whole:
                 return
-            if self._next not in known:
+            if self._next not in known or self._next == self._segment:
                 raise DamagedData(f"{segment_path(self._home, self._next)} is missing: restore it")
             self._enter(self._next)
 

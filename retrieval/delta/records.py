@@ -2,7 +2,8 @@
 
 A segment is MAGIC, a header (length, CRC-32, JSON) and records. A record is a frame (length of the payload, CRC-32 over
 the rest of the frame and the payload, number of its first entity, kind) and a payload. Entities are numbered without
-gaps from 1; a record of n entities takes n numbers. Knows nothing about files.
+gaps from 1; a record of n entities takes n numbers. Records that were synced together are a batch: all but the first
+of them say so by the highest bit of their kind. Knows nothing about files.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from retrieval.types import F32, IdType
 MAGIC = b"RDELTA1\n"
 MAX_RECORD_BYTES = 64 << 20
 _UPSERT, _DELETE = 1, 2
+_SAME_BATCH = 1 << 31  # with the kind: synced together with the record before
 _FRAME = struct.Struct("<IIQI")  # payload bytes, CRC-32, number of the first entity, kind
 _HEAD = struct.Struct("<II")  # header bytes, CRC-32
 _LENGTH = struct.Struct("<I")
+_NUMBER_AT = 8  # bytes of a frame before the number
 FRAME_BYTES = _FRAME.size
 
 Ids: TypeAlias = Sequence[str | int]
@@ -113,10 +116,14 @@ def pack_payload(write: Write, *, at: float = 0.0) -> tuple[int, bytes]:
     return kind, payload
 
 
-def frame(first: int, kind: int, payload: bytes) -> bytes:
-    """A whole record."""
-    crc = zlib.crc32(payload, zlib.crc32(struct.pack("<QI", first, kind)))
-    return _FRAME.pack(len(payload), crc, first, kind) + payload
+def frame(first: int, kind: int, payload: bytes, *, same_batch: bool = False) -> bytes:
+    """A whole record. same_batch: it is synced together with the one before."""
+    kind |= _SAME_BATCH if same_batch else 0
+    return _FRAME.pack(len(payload), _checksum(first, kind, payload), first, kind) + payload
+
+
+def _checksum(first: int, kind: int, payload: bytes | memoryview) -> int:
+    return zlib.crc32(payload, zlib.crc32(struct.pack("<QI", first, kind)))
 
 
 def frame_size(head: bytes) -> int:
@@ -129,14 +136,41 @@ def frame_size(head: bytes) -> int:
     return FRAME_BYTES + size
 
 
+def begins_batch(data: bytes, after: int) -> bool:
+    """Whether a whole record that begins a batch and has a number above `after` lies in `data`, behind its first byte.
+
+    Lengths may be what is damaged, so a record may begin at any byte.
+    """
+    if len(data) < FRAME_BYTES:
+        return False
+    most = after + len(data)  # an entity takes more than a byte
+    for shift in range(8):
+        numbers = np.frombuffer(data, "<u8", count=(len(data) - shift) // 8, offset=shift)
+        for place in np.flatnonzero((numbers > after) & (numbers <= most)).tolist():
+            start = shift + 8 * place - _NUMBER_AT
+            if start > 0 and _begins_batch(memoryview(data)[start:]):
+                return True
+    return False
+
+
+def _begins_batch(data: memoryview) -> bool:
+    if len(data) < FRAME_BYTES:
+        return False
+    size, crc, first, kind = _FRAME.unpack_from(data)
+    payload = data[FRAME_BYTES : FRAME_BYTES + size]
+    whole = len(payload) == size and _checksum(first, kind, payload) == crc
+    return whole and not kind & _SAME_BATCH
+
+
 def unpack(data: bytes, header: Header, expected: int) -> Entry:
     """The record in `data`; Torn when it is not whole, not the next one, or does not mean anything."""
     size, crc, first, kind = _FRAME.unpack_from(data)
     payload = data[FRAME_BYTES:]
-    if len(payload) != size or zlib.crc32(payload, zlib.crc32(struct.pack("<QI", first, kind))) != crc:
+    if len(payload) != size or _checksum(first, kind, payload) != crc:
         raise Torn("a record does not match its checksum")
     if first != expected:
         raise Torn(f"a record has number {first}, the next one is {expected}")
+    kind &= ~_SAME_BATCH
     try:
         if kind == _DELETE:
             body = json.loads(payload)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from retrieval.delta.marker import Marker, read_marker, write_marker
-from retrieval.delta.records import FRAME_BYTES, Entry, Header, Torn, frame_size, unpack, unpack_header
+from retrieval.delta.records import FRAME_BYTES, Entry, Header, Torn, begins_batch, frame_size, unpack, unpack_header
 from retrieval.errors import DamagedData
 
 _NAME = re.compile(r"segment-([0-9]{20})\.log")
@@ -64,8 +64,8 @@ def read_records(path: Path, offset: int, expected: int, end: int | None = None)
 def recover(home: Path) -> Marker | None:
     """Bring the marker over every whole record and cut off what a dying writer left; None for a log without writes.
 
-    Whoever calls holds the log's lock. DamagedData when a record that was acknowledged, or one that others follow, is
-    not whole.
+    Whoever calls holds the log's lock. DamagedData when a record that was acknowledged, or one that a later batch
+    follows, is not whole.
     """
     known = segments(home)
     if not known:
@@ -87,7 +87,7 @@ def recover(home: Path) -> Marker | None:
             expected = entry.last + 1
     except Torn as torn:
         at = int(torn.args[1])
-        if _others_follow(path, at):
+        if _others_follow(path, at, expected):
             raise damaged(path, at, torn) from None
         offset = at
         os.truncate(path, at)
@@ -104,12 +104,12 @@ def damaged(path: Path, offset: int, torn: Torn) -> DamagedData:
     )
 
 
-def _others_follow(path: Path, offset: int) -> bool:
-    """Whether the record at `offset`, by its own length, ends before the file does: a torn write is always the last."""
+def _others_follow(path: Path, offset: int, number: int) -> bool:
+    """Whether a later batch lies behind the record `number` at byte `offset`.
+
+    A dying process leaves the beginning of a batch, a machine that loses power may leave any pages of it: only the
+    last batch can be torn, but anywhere in it.
+    """
     with path.open("rb") as file:
         file.seek(offset)
-        try:
-            length = frame_size(file.read(FRAME_BYTES))
-        except Torn:
-            return False
-        return offset + length < os.fstat(file.fileno()).st_size
+        return begins_batch(file.read(), number)

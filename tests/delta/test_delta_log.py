@@ -204,6 +204,44 @@ def test_another_space_begins_a_segment_and_does_not_fold_with_this_one(tmp_path
     assert fold(tmp_path).header == other
 
 
+@pytest.mark.parametrize("written", [0, 1, 3])
+def test_numbers_that_a_generation_has_folded_are_not_given_again(tmp_path: Path, written: int) -> None:
+    log = DeltaLog(tmp_path, HEADER)
+    for number in range(written):
+        log.append(upserts(number))
+    log = DeltaLog(tmp_path, HEADER, after=10)  # the machine lost the others, or somebody the whole log
+    assert [log.append(upserts(number)) for number in (20, 21)] == [11, 12]
+    assert [entry.write.ids for entry in LogReader(tmp_path, after=10).read()] == [[20], [21]]
+    if written:
+        with pytest.raises(DamagedData, match=r"segment-.* is missing: restore it"):
+            list(LogReader(tmp_path).read())
+
+
+def test_a_gap_behind_a_segment_without_records_is_told(tmp_path: Path) -> None:
+    DeltaLog(tmp_path, HEADER).append(upserts(1))
+    log = DeltaLog(tmp_path, HEADER, segment_bytes=1)
+    log._new_segment(2)
+    DeltaLog(tmp_path, HEADER, after=10).append(upserts(2))
+    with pytest.raises(DamagedData, match=r"segment-.* is missing: restore it"):
+        list(LogReader(tmp_path).read())
+
+
+def test_a_reader_whose_caller_fails_reads_the_same_again(tmp_path: Path) -> None:
+    log, reader = DeltaLog(tmp_path, HEADER, segment_bytes=1), LogReader(tmp_path)
+    for number in range(3):
+        log.append(upserts(number))
+    seen = []
+    for failing in (True, False):
+        try:
+            for entry in reader.read():
+                if failing and entry.first == 2:
+                    raise MemoryError
+                seen.append(entry.first)
+        except MemoryError:
+            assert reader.position == 1
+    assert (seen, reader.position) == ([1, 2, 3], 3)
+
+
 def test_what_every_kept_generation_has_is_trimmed(tmp_path: Path) -> None:
     log = DeltaLog(tmp_path, HEADER, segment_bytes=1)
     for number in range(5):

@@ -1,6 +1,8 @@
 """Writes of the delta in rebuilds: folded in, kept when the log is trimmed, overtaken by newer rows of the source."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from rebuild_jobs import D, N, quick, run, vectors, write  # noqa: F401
 
@@ -107,3 +109,22 @@ def test_a_lost_or_damaged_overlay_stops_the_job(tmp_path):
     with pytest.raises(FailedPrecondition, match=r"1 writes of the delta were trimmed .*delta = false"):
         run(tmp_path, gate=GATE)
     assert Store(tmp_path / "store").current("pin") == live
+
+
+def test_attributes_that_the_source_has_no_more_are_left_out(tmp_path):
+    x = vectors()
+    write(tmp_path, x, price=list(range(len(x))), note=["n"] * len(x))
+    run(tmp_path, gate=GATE)
+    put = np.eye(1, D, dtype=np.float32)
+    log(tmp_path).append(Upserts(ids=["new"], vectors=put, attributes=[{"price": 7, "note": "fresh"}]))
+    run(tmp_path, gate=GATE)
+    x[11] = -x[11]
+    write(tmp_path, x, price=["cheap"] * len(x))  # one is gone, the other of another type
+    report = run(tmp_path, gate=GATE, new_columns=True)
+    assert report.outcome is Outcome.PUBLISHED
+    assert "attributes of the delta that do not fit the source were left out: note, price" in report.notes
+    store = Store(tmp_path / "store")
+    rows = pa.concat_tables(shard.rows() for shard in store.open("pin", report.generation).shards)
+    assert rows.filter(pc.equal(rows["id"], "new")).select(["id", "price"]).to_pylist() == [
+        {"id": "new", "price": None}
+    ]

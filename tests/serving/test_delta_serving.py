@@ -16,12 +16,13 @@ from tiny_store import SPACE, make_store, make_vectors
 from index_builders.build import build
 from index_builders.settings import make_settings as build_settings
 from retrieval import client as rc
-from retrieval.delta import fold
+from retrieval.delta import Entry, LiveDelta, fold
 from retrieval.errors import FailedPrecondition, InvalidQuery, Overloaded, SpaceMismatch
 from retrieval.serving.config import make_settings
 from retrieval.serving.server import Server, open_engine
+from retrieval.store import Store
 from retrieval.topk import normalise
-from retrieval.types import F32, AnyArray
+from retrieval.types import F32, AnyArray, VectorDtype
 
 N, D = 1_500, 16
 
@@ -182,6 +183,40 @@ def test_a_write_to_one_process_is_found_in_the_others(tmp_path: Path) -> None:
             assert position == number + 1
             soon(lambda: applied(reader, position))  # noqa: B023 - called before the loop goes on
             assert id_ in [each.id for each in reader.search(query, k=10).candidates[0]]
+
+
+def test_a_write_that_could_not_be_taken_in_is_taken_in_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_store(tmp_path, 100, D, 1)
+    x, applying, failed = make_vectors(1, D, seed=5), LiveDelta.apply, []
+
+    def short_of_memory(live: LiveDelta, entry: Entry) -> None:
+        if not failed:
+            failed.append(entry.first)
+            raise MemoryError("no room")
+        applying(live, entry)
+
+    with serving(tmp_path) as client:
+        monkeypatch.setattr(LiveDelta, "apply", short_of_memory)
+        position = client.upsert("pin", [10**9], x, space_id=SPACE)
+        soon(lambda: applied(client, position))
+        assert failed == [1]
+        found = client.search(rc.Vector(values=x[0], space_id=SPACE), k=1).candidates[0]
+        assert [each.id for each in found] == [10**9]
+        assert client.describe().delta[0].trouble == ""
+
+
+def test_what_float16_cannot_hold_is_refused(tmp_path: Path) -> None:
+    make_store(tmp_path, 100, D, 1, metric="ip")
+    x = np.ones((2, D), np.float32)
+    x[1, 3] = -70_000
+    with serving(tmp_path) as client:
+        manifest = Store(tmp_path).manifest("pin", Store(tmp_path).current("pin"))
+        assert manifest.vector_dtype is VectorDtype.FLOAT16
+        with pytest.raises(InvalidQuery, match=r"the vector of 2 has a component of 70000, .* hold at most 65,504"):
+            client.upsert("pin", [1, 2], x, space_id=SPACE)
+        assert client.upsert("pin", [1], x[:1], space_id=SPACE) == 1
 
 
 def test_a_rebuild_that_took_the_log_in_needs_it_no_more(tmp_path: Path) -> None:

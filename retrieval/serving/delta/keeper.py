@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.delta import Header, LiveDelta, LogReader, Snapshot
-from retrieval.errors import RetrievalError
+from retrieval.delta.columns import fitting
 from retrieval.serving.calls import DeltaState
-from retrieval.serving.delta.columns import fitting
 from retrieval.serving.delta.settings import DeltaSettings
 from retrieval.serving.delta.shard import DeltaShard
 from retrieval.serving.engine import Engine
@@ -64,11 +63,11 @@ class _Follow:
         touched: list[str | int] = []
         try:
             for entry in self._reader.read():
-                self.live.apply(entry)
-                self._oldest = self._oldest or entry.at
                 if entry.header.id_type is self._id_type:
                     touched.extend(entry.write.ids)
-        except RetrievalError:  # what was read before the damage counts, a delete among it too
+                self.live.apply(entry)
+                self._oldest = self._oldest or entry.at
+        except Exception:  # what was read before the damage counts, a delete among it too
             self._take(served, touched)
             raise
         return self._take(served, touched)
@@ -170,10 +169,11 @@ class DeltaKeeper:
                 try:
                     follow.catch_up(base)
                     follow.trouble = ""
-                except RetrievalError as error:
-                    if follow.trouble != str(error):
-                        _log.error("the delta of %s is not read on: %s", name, error)
-                    follow.trouble = str(error)
+                except Exception as error:  # the other types are read on
+                    trouble = str(error) or type(error).__name__
+                    if follow.trouble != trouble:
+                        _log.error("the delta of %s is not read on: %s", name, trouble)
+                    follow.trouble = trouble
                 found = follow.snapshot
             if found is not None and found is not before:
                 self._engine.shown.refresh(name)

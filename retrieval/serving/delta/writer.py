@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.delta import Deletes, DeltaLog, Header, Upserts
+from retrieval.delta import Deletes, DeltaLog, Upserts
+from retrieval.delta.columns import to_table
 from retrieval.errors import FailedPrecondition, InvalidQuery, Overloaded, SpaceMismatch
 from retrieval.serving.calls import EntityId
-from retrieval.serving.delta.columns import to_table
 from retrieval.serving.delta.keeper import DeltaKeeper, header_of
 from retrieval.serving.delta.settings import DeltaSettings
 from retrieval.serving.engine import Engine
 from retrieval.serving.rankings import Served
+from retrieval.store import Manifest
 from retrieval.topk import check_vectors
-from retrieval.types import F32, IdType
+from retrieval.types import F32, FLOAT16_MAX, IdType, Metric, VectorDtype
 
 _FULL_RETRY_MS = 60_000  # a rebuild makes room, which takes minutes at least
 
@@ -67,10 +68,11 @@ class DeltaWriter:
             raise InvalidQuery(
                 f"the vector of {ids[int(bad[0])]!r} is not finite or has zero norm: send finite numbers, not all zero"
             )
+        self._check_range(ids, vectors, manifest)
         to_table(attributes, served.schema)
         self._check_size(entity_type, len(ids), keeper)
         write = Upserts(ids=list(ids), vectors=vectors, attributes=list(attributes))
-        return self._append(entity_type, header_of(manifest), write, keeper)
+        return self._append(entity_type, manifest, write, keeper)
 
     def delete(self, entity_type: str, ids: Sequence[EntityId]) -> int:
         """Take entities away, whether they are there or not. The number of the last write, durable."""
@@ -78,14 +80,16 @@ class DeltaWriter:
         self._check_ids(ids, served)
         self._check_size(entity_type, len(ids), keeper)
         write = Deletes(ids=list(ids))
-        return self._append(entity_type, header_of(served.about.manifest), write, keeper)
+        return self._append(entity_type, served.about.manifest, write, keeper)
 
-    def _append(self, entity_type: str, header: Header, write: Upserts | Deletes, keeper: DeltaKeeper) -> int:
+    def _append(self, entity_type: str, manifest: Manifest, write: Upserts | Deletes, keeper: DeltaKeeper) -> int:
         assert self._root is not None
+        header, folded = header_of(manifest), manifest.delta_position
         with self._lock:
             log = self._logs.get(entity_type)
-            if log is None or log.header != header:
-                log = DeltaLog(self._root / entity_type / "delta", header, fsync=self._settings.fsync)
+            if log is None or (log.header, log.after) != (header, folded):
+                home = self._root / entity_type / "delta"
+                log = DeltaLog(home, header, fsync=self._settings.fsync, after=folded)
                 self._logs[entity_type] = log
         position = log.append(write)
         keeper.written()
@@ -108,6 +112,19 @@ class DeltaWriter:
                 f"{size:,} entities of {entity_type!r} were written since the last rebuild, {more:,} more would exceed "
                 f"the limit of {most:,}: rebuild, which folds them in",
                 retry_after_ms=_FULL_RETRY_MS,
+            )
+
+    def _check_range(self, ids: Sequence[EntityId], vectors: F32, manifest: Manifest) -> None:
+        """What a shard would turn into infinities; with cosine vectors are brought to unit length first."""
+        if manifest.vector_dtype != VectorDtype.FLOAT16 or manifest.metric == Metric.COSINE:
+            return
+        largest = np.abs(vectors).max(axis=1)
+        bad = np.flatnonzero(largest > FLOAT16_MAX)
+        if bad.size:
+            first = int(bad[0])
+            raise InvalidQuery(
+                f"the vector of {ids[first]!r} has a component of {largest[first]:g}, the generation's vectors are "
+                f'float16 and hold at most {FLOAT16_MAX:,.0f}: scale the vectors, or rebuild with vectors = "float32"'
             )
 
     def _check_ids(self, ids: Sequence[EntityId], served: Served) -> None:
