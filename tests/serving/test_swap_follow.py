@@ -14,7 +14,7 @@ import pytest
 from tiny_store import SPACE, TinyGeneration, make_store, make_vectors
 
 from retrieval.canaries import Canaries, write_canaries
-from retrieval.errors import MissingDependency, StoreError
+from retrieval.errors import DamagedData, MissingDependency, StoreError
 from retrieval.serving.calls import EntityQuery, VectorQuery, Wanted
 from retrieval.serving.config import make_settings
 from retrieval.serving.engine import Engine
@@ -288,6 +288,51 @@ def test_drift_in_the_first_minutes_goes_back_and_later_only_warns(
     it.replay()
     assert "of the stored answers came back, 0.8 are needed" in it.state.alarm
     assert (it.served, it.state.rollbacks) == (old.manifest.id, 1)
+
+
+def test_where_fresh_entities_cannot_be_laid_over_nothing_changes_and_it_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refusing(served: object) -> None:
+        raise DamagedData("the log is damaged at byte 7")
+
+    old = add(tmp_path, 1)
+    it = Follows(tmp_path)
+    new = add(tmp_path, 2)
+    other = add(tmp_path, 3, entity_type="shop")
+    with monkeypatch.context() as patched:
+        patched.setattr(it.engine, "put", refusing)
+        it.look()
+    assert (it.served, it.state.generation) == (old.manifest.id, old.manifest.id)
+    assert (it.state.trouble, it.state.quarantined) == ("the log is damaged at byte 7", ())
+    assert it.follower.states()[1].published == other.manifest.id  # the next type was looked at, too
+    it.look()
+    assert (it.served, it.state.trouble) == (new.manifest.id, "")
+    spoil(it)
+    with monkeypatch.context() as patched:
+        patched.setattr(it.engine, "put", refusing)
+        it.replay()
+    assert (it.served, it.state.generation, it.state.rollbacks) == (new.manifest.id, new.manifest.id, 0)
+    assert f"pin cannot go back from {new.manifest.id}: the log is damaged at byte 7" in caplog.text
+    it.replay()
+    assert (it.served, it.state.generation, it.state.rollbacks) == (old.manifest.id, old.manifest.id, 1)
+
+
+def test_what_a_bad_generation_took_the_room_of_is_loaded_again_to_go_back_to(tmp_path: Path) -> None:
+    old = add(tmp_path, 1)
+    it = Follows(tmp_path)
+    new = add(tmp_path, 2)
+    it.look()
+    bad = add(tmp_path, 3)
+    (bad.path / "shard-00001" / "vectors.npy").unlink()
+    it.look()
+    assert (it.served, it.state.previous) == (new.manifest.id, "")
+    spoil(it)
+    it.replay()
+    assert (it.served, it.state.generation, it.state.rollbacks) == (old.manifest.id, old.manifest.id, 1)
+    assert [named.partition(":")[0] for named in it.state.quarantined] == [new.manifest.id, bad.manifest.id]
+    it.look()
+    assert it.served == old.manifest.id
 
 
 def test_a_tower_that_drifts_is_an_alarm(tmp_path: Path) -> None:

@@ -182,8 +182,13 @@ class Follower:
         except RetrievalError as error:
             self._note_trouble(name, error)
             return
-        self._serve(name, taken.served)
+        try:
+            self._serve(name, taken.served)
+        except Exception as error:  # fresh entities cannot be laid over it, which is no fault of the generation
+            self._note_trouble(name, error)
+            return
         each.canaries, each.recall, each.alarm = taken.canaries, taken.recall, ""
+        each.before = None if old is None else old.id
         each.watched_until = self._clock() + self._settings.follow.watch_seconds
         each.swaps += 1
         origin.settled(name, generation, None if old is None else old.id)
@@ -213,19 +218,36 @@ class Follower:
 
     def _go_back(self, name: str, served: Served, fault: str) -> None:
         each, bad = self._types[name], served.about.manifest.id
-        previous = self._held.back(name)
-        if previous is None:
-            _log.error("%s: there is no generation to go back to from %s", name, bad)
+        try:
+            previous = self._held.previous(name) or self._reloaded(name, each.before)
+            if previous is None:
+                _log.error("%s: there is no generation to go back to from %s", name, bad)
+                return
+            self._engine.put(previous)  # may fail as in `_serve`
+        except _Closing:
             return
+        except Exception as error:  # tried again at the next replay
+            _log.error("%s cannot go back from %s: %s", name, bad, error)
+            return
+        self._held.back(previous)
         self._quarantine.add(name, bad, fault)
-        self._engine.put(previous)
         if self._engine.live is not None:
             self._engine.live.forget(name)
         self._tell_refused(name)
         each.canaries, each.recall, each.alarm, each.watched_until = None, None, "", 0.0
+        each.before = None
         each.rollbacks += 1
         _log.error("%s: back to generation %s from %s, which is quarantined", name, previous.about.manifest.id, bad)
         self.changed(name)
+
+    def _reloaded(self, name: str, generation: str | None) -> Served | None:
+        """What the last swap replaced, which made room for a newer generation that was not good."""
+        if generation is None:
+            return None
+        if self._origin is None:
+            self._origin = Origin(self._settings)
+        with self._origin.alone(name):
+            return self._taker(self._origin).take_up(name, generation, None).served
 
     def _refuse(self, name: str, generation: str, error: Exception) -> None:
         reason = str(error) if isinstance(error, RetrievalError) else f"{type(error).__name__}: {error}"

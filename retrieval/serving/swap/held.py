@@ -64,15 +64,12 @@ class Held:
             if name in self._current and _id(self._current[name]) == _id(served):
                 self._current = {**self._current, name: served}
 
-    def back(self, entity_type: str) -> Served | None:
-        """Let go of the current generation and make the previous one current; None when there is none."""
+    def back(self, served: Served) -> None:
+        """Let go of the current generation and make an earlier one current."""
+        name = served.about.manifest.entity_type
         with self._lock:
-            older = self._older.get(entity_type)
-            if not older:
-                return None
-            served = older.pop().served
-            self._current = {**self._current, entity_type: served}
-            return served
+            self._older[name] = [each for each in self._older.get(name, ()) if _id(each.served) != _id(served)]
+            self._current = {**self._current, name: served}
 
     def find(self, entity_type: str, generation: str) -> Served | None:
         """A generation by its id, which counts as asked for; None when it is not here."""
@@ -87,7 +84,7 @@ class Held:
         return None
 
     def previous(self, entity_type: str) -> Served | None:
-        """What `back` would bring."""
+        """The generation before the current one, while it is here."""
         with self._lock:
             older = self._older.get(entity_type)
             return older[-1].served if older else None

@@ -11,7 +11,10 @@ from retrieval.serving.swap.held import Held
 
 @dataclass(kw_only=True)
 class TypeState:
-    """Written by the thread that follows, read by any. watched_until: when an alarm no longer means to go back."""
+    """Written by the thread that follows, read by any. watched_until: when an alarm no longer means to go back.
+
+    before: the generation that the last swap replaced.
+    """
 
     published: str = ""
     trouble: str = ""
@@ -19,6 +22,7 @@ class TypeState:
     recall: float | None = None
     alarm: str = ""
     watched_until: float = 0.0
+    before: str | None = None
     swaps: int = 0
     rollbacks: int = 0
 
