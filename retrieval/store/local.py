@@ -15,11 +15,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import EllipsisType
 
-from retrieval.errors import DamagedData, InvalidArgument, NoGeneration, StoreError
+from retrieval.errors import DamagedData, FailedPrecondition, InvalidArgument, NoGeneration, StoreError
 from retrieval.store.folder import UNFINISHED, FolderPlace, fsync, reading
 from retrieval.store.generation import Generation, read_manifest
 from retrieval.store.lineage import ancestors, nothing_before, nothing_live
@@ -123,10 +123,13 @@ class Store:
         """
         return Generation.open(self.generation_path(entity_type, generation), threads=threads, only=only)
 
-    def next_id(self, entity_type: str, plan_digest: str) -> str:
-        """Id for a new generation: a running number, which orders generations without a clock, and the plan's hash."""
-        published = self.generations(entity_type)
-        number = int(published[-1][:6]) + 1 if published else 1
+    def next_id(self, entity_type: str, plan_digest: str, *, taken: Sequence[str] = ()) -> str:
+        """Id for a new generation: a running number, which orders generations without a clock, and the plan's hash.
+
+        taken: ids of another store that it will be copied to.
+        """
+        published = max([*self.generations(entity_type), *taken], default=None)
+        number = 1 if published is None else int(published[:6]) + 1
         return f"{number:06d}-{plan_digest[:8]}"
 
     def staging(self, entity_type: str, plan_digest: str) -> Path:
@@ -161,10 +164,19 @@ class Store:
         """Point CURRENT at a generation, atomically and durably; after any error it is as it was.
 
         expected: what has to be live for the move to happen (None: nothing), else FailedPrecondition; left out,
-        whatever is live is replaced. lease: a `Lease` that is checked right before the move.
+        whatever is live is replaced. lease: a `Lease` that is checked right before the move. NoGeneration, too, when
+        the generation is removed meanwhile.
         """
         self.generation_path(entity_type, generation)
-        move_pointer(FolderPlace(self.home(entity_type)), generation, expected=expected, lease=lease)
+        place = FolderPlace(self.home(entity_type))
+        before = self._live(entity_type)
+        move_pointer(place, generation, expected=expected, lease=lease)
+        try:
+            self.generation_path(entity_type, generation)
+        except NoGeneration:
+            if before is not None:
+                move_pointer(place, before, expected=generation)
+            raise
 
     def rollback(self, entity_type: str, *, passed_over: Callable[[str], None] | None = None) -> str:
         """Point CURRENT at the nearest good generation that was live before the live one; returns its id.
@@ -201,16 +213,29 @@ class Store:
             self.remove(entity_type, generation)
         return removed
 
-    def remove(self, entity_type: str, generation: str) -> None:
-        """Delete a generation; it is gone under its name at once, so that nobody opens a half-deleted folder."""
+    def remove(self, entity_type: str, generation: str, *, even_live: bool = False) -> None:
+        """Delete a generation; it is gone under its name at once, so that nobody opens a half-deleted folder.
+
+        FailedPrecondition when it is live, unless `even_live`: whoever publishes needs no lease, and may choose what a
+        collector has just found idle.
+        """
         path = self.generation_path(entity_type, generation)
         doomed = path.with_name(f".removed-{generation}")
         try:
             shutil.rmtree(doomed, ignore_errors=True)
             os.rename(path, doomed)
+            if not even_live and self._live(entity_type) == generation:  # asked now that nobody can publish it any more
+                os.rename(doomed, path)
+                raise FailedPrecondition(f"generation {generation} of {entity_type!r} is live: it stays")
             shutil.rmtree(doomed)
         except OSError as error:
             raise StoreError(f"cannot remove generation {path}: {error.strerror}") from error
+
+    def _live(self, entity_type: str) -> str | None:
+        try:
+            return read_pointer(FolderPlace(self.home(entity_type)))[0]
+        except StoreError:  # it names nothing, which `publish` mends
+            return None
 
     def clean(self, entity_type: str) -> None:
         """Remove what a killed publish or removal left behind. Only for the holder of the build lock."""

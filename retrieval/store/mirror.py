@@ -100,7 +100,7 @@ class Mirror(RemoteStore):
         except NoGeneration:
             return False
         except (DamagedData, StoreError):
-            self.store.remove(entity_type, generation)
+            self.store.remove(entity_type, generation, even_live=True)
             return False
         return True
 

@@ -6,7 +6,7 @@ import pytest
 from tiny_store import make_store as write_store
 
 from retrieval.cli.generations import generations
-from retrieval.errors import DamagedData, InvalidArgument, NoGeneration, StoreError
+from retrieval.errors import DamagedData, FailedPrecondition, InvalidArgument, NoGeneration, StoreError
 from retrieval.store import Store, local
 
 
@@ -65,6 +65,31 @@ def test_remove_old_keeps_the_live_one(store):
     assert store.remove_old("pin", keep=1) == [first]
     with pytest.raises(InvalidArgument, match="keep = 0 is not acceptable"):
         store.remove_old("pin", keep=0)
+
+
+def test_what_became_live_meanwhile_is_not_removed(store):
+    first, second = store.generations("pin")
+    store.publish("pin", first)  # after a collector had found it idle
+    with pytest.raises(FailedPrecondition, match=f"generation {first} of 'pin' is live: it stays"):
+        store.remove("pin", first)
+    assert store.open("pin", first).manifest.id == first
+    store.remove("pin", second)
+    assert store.generations("pin") == [first]
+
+
+def test_what_is_removed_meanwhile_does_not_become_live(store, monkeypatch):
+    first, second = store.generations("pin")
+    moving = local.move_pointer
+
+    def after_a_collector(*arguments, **named):
+        if first in store.generations("pin"):
+            store.remove("pin", first)
+        moving(*arguments, **named)
+
+    monkeypatch.setattr(local, "move_pointer", after_a_collector)
+    with pytest.raises(NoGeneration, match=f"no generation '{first}' of 'pin'"):
+        store.publish("pin", first)
+    assert store.current("pin") == second
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "rename"])
