@@ -79,7 +79,7 @@ def build(
         with writing(home):
             store.clean(plan.entity_type)
             _remove_stale(home / "staging", keep=store.staging(plan.entity_type, plan.digest))
-        found = publish.find_built(store, plan)
+        found = publish.find_built(store, plan, job)
         if found is not None:
             manifest, built = found.manifest, False
             if settings.publish and publish.current_or_none(store, plan.entity_type) != manifest.id:

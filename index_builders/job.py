@@ -35,6 +35,7 @@ class Job:
     delta_position: writes of the delta that the source holds. inherited: the quantizer of `parent`, and its SHA-256.
     tuned: the bounds that kind and parameters were chosen by, for the shards' reports.
     source_sha256: of each file of the source, in their order, where they have been hashed already.
+    taken: ids of generations at the URL that the new one will be copied to.
     """
 
     judge: Callable[[Generation], Verdict]
@@ -46,3 +47,4 @@ class Job:
     inherited_sha256: str | None = None
     tuned: dict[str, Any] | None = None
     source_sha256: list[str] | None = None
+    taken: tuple[str, ...] = ()

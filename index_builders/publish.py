@@ -44,7 +44,7 @@ def publish(
         (staging.generation / MANIFEST_FILE).unlink(missing_ok=True)  # of a run that was stopped at this point
         files = _entries(plan, staging)
         manifest = Manifest(
-            id=store.next_id(plan.entity_type, plan.digest),
+            id=store.next_id(plan.entity_type, plan.digest, taken=() if job is None else job.taken),
             plan_digest=plan.digest,
             parent=parent,
             entity_type=plan.entity_type,
@@ -131,8 +131,12 @@ def content_sha256(files: Mapping[str, FileEntry]) -> str:
     return digest.hexdigest()
 
 
-def find_built(store: Store, plan: Plan) -> Generation | None:
-    """The newest whole generation that an identical plan has made; a damaged one does not count."""
+def find_built(store: Store, plan: Plan, job: Job | None = None) -> Generation | None:
+    """The newest whole generation that an identical plan has made; a damaged one does not count.
+
+    For a job one that was judged against another generation than the live one does not count either: its shards are
+    linked into a new generation, which has to pass.
+    """
     for generation in reversed(store.generations(plan.entity_type)):
         if not generation.endswith(plan.digest[:8]):
             continue
@@ -140,7 +144,8 @@ def find_built(store: Store, plan: Plan) -> Generation | None:
             found = store.open(plan.entity_type, generation)
         except (DamagedData, StoreError):
             continue
-        if found.manifest.plan_digest == plan.digest:
+        judged = job is None or job.parent in {found.manifest.id, found.manifest.parent}
+        if judged and found.manifest.plan_digest == plan.digest:
             return found
     return None
 

@@ -111,6 +111,10 @@ class _Run:
         )
         if prepared.left_out:
             self._notes.append(f"{prepared.left_out} rows have nothing that the checkpoint reads and were left out")
+        if prepared.unfit:
+            self._notes.append(
+                f"attributes of the delta that do not fit the source were left out: {', '.join(prepared.unfit)}"
+            )
         old = None if vanished else parent
         settings = self._settings(prepared.source, space, {})
         chosen = tuned(job, self._store, old, settings, self._progress)
@@ -135,6 +139,7 @@ class _Run:
                     inherited_sha256=quantizer.sha256 if quantizer else None,
                     tuned=chosen.bounds,
                     source_sha256=hashes if prepared.source == source else None,
+                    taken=() if self._mirror is None else tuple(self._mirror.generations(job.entity_type)),
                 ),
             )
         except Refused as refused:

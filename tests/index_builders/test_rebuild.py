@@ -193,7 +193,7 @@ def test_a_parent_that_cannot_be_compared_with_stops_the_job_unless_a_person_app
     store = Store(tmp_path / "store")
     folder = store.generation_path("pin", first.generation)
     if fault == "vanished":
-        store.remove("pin", first.generation)
+        store.remove("pin", first.generation, even_live=True)
     else:
         text = json.loads((folder / MANIFEST_FILE).read_text())
         (folder / MANIFEST_FILE).write_text(json.dumps({**text, "schema_version": 99}))
@@ -244,6 +244,24 @@ def test_inputs_that_were_built_before_build_nothing(tmp_path):
     again = run(tmp_path)
     assert (again.outcome, again.generation, again.built) == (Outcome.UNCHANGED, first.generation, 0)
     assert any("had been built from the same inputs before" in note for note in again.notes)
+
+
+def test_what_was_built_before_is_judged_against_what_is_live_now(tmp_path):
+    x, store = vectors(), Store(tmp_path / "store", create=True)
+    write(tmp_path, x[: N // 2])
+    first = run(tmp_path)
+    write(tmp_path, x)
+    second = run(tmp_path, approve="twice the rows")
+    write(tmp_path, x[: N // 2])  # an old copy of the source, put back by mistake
+    refused = run(tmp_path)
+    assert refused.outcome is Outcome.REFUSED
+    assert any("fewer where" in finding for finding in refused.findings)
+    assert store.current("pin") == second.generation
+    third = run(tmp_path, approve="meant")
+    assert third.generation not in {first.generation, second.generation}
+    assert (third.built, third.reused, third.approved) == (0, SHARDS, "meant")
+    assert store.manifest("pin", third.generation).parent == second.generation
+    assert files(tmp_path / "store", third.generation) == files(tmp_path / "store", first.generation)
 
 
 def test_refused_rows_are_told(tmp_path):

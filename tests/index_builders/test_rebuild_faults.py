@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,10 @@ from tiny_tower import make_tiny_checkpoint
 from index_builders.rebuild import Outcome, read_job, rebuild
 from retrieval.errors import RetrievalError, StoreError
 from retrieval.store import Mirror, Store
+
+
+def refusing(*arguments, **named):
+    raise StoreError("no pointer today")
 
 
 class Full(io.BytesIO):
@@ -119,3 +124,13 @@ def test_a_store_at_a_url_gets_the_whole_generation_and_then_the_pointer(tmp_pat
         assert there.follow("pin") == second.generation
         assert there.store.open("pin", second.generation).manifest.rows == len(x)
         assert rebuild(read_job(path)).outcome is Outcome.UNCHANGED
+        x[4] = -x[4]
+        write(tmp_path, x)
+        with monkeypatch.context() as patched:
+            patched.setattr(Mirror, "move_pointer", refusing)
+            with pytest.raises(StoreError, match="no pointer today"):
+                rebuild(read_job(path))
+        shutil.rmtree(tmp_path / "work")  # that of a machine that went away: its generation is there, whole
+        third = rebuild(read_job(path))
+        assert third.generation[:6] == "000004"
+        assert there.current("pin") == third.generation
