@@ -41,8 +41,8 @@ _SOME_ENGINES = (
     *("--engines", "flat", "hnsw", "ivfpq", "hnswlib", "faiss-hnsw", "faiss-ivfpq", "--out", "{out}/recall-latency"),
 )
 _ALL_ENGINES = (
-    *("--data", "clustered:500000x256", "--engines", "all", "--k", "100", "--efforts", "5"),
-    *("--out", "bench/reports/recall-latency"),
+    *("--data", "clustered:500000x256", "--engines", "all", "--k", "100"),
+    *("--modes", "single:1", "batch:1", "single:all", "batch:all", "--out", "bench/reports/recall-latency"),
 )
 MEASUREMENTS = (
     Measurement(

@@ -122,7 +122,7 @@ def _measure(engine: Engine, k: int, effort: Params, mode: str, xq: F32, budget_
             began = time.perf_counter_ns()
             ids = search(several)
             times.append((time.perf_counter_ns() - began) // len(several))
-        return np.asarray(ids), np.array(times, np.int64), clock.share()
+        return _wide(np.asarray(ids), k), np.array(times, np.int64), clock.share()
     answers, times = [], []
     clock = _Clock()
     stop = time.perf_counter_ns() + int(budget_s * 1e9)
@@ -148,10 +148,11 @@ class _Clock:
 
 
 def _wide(ids: AnyArray, k: int) -> AnyArray:
-    """One query's ids [1, m] as [1, k]: some libraries return a shorter row where they found fewer."""
+    """Ids [q, m] as [q, k]: some libraries return shorter rows where they found fewer."""
     if ids.ndim != 2 or ids.shape[1] >= k:
         return ids
-    return np.pad(ids.astype(np.int64), ((0, 0), (0, k - ids.shape[1])), constant_values=-1)
+    signed = ids.astype(np.int64) if ids.dtype.kind == "u" else ids
+    return np.pad(signed, ((0, 0), (0, k - ids.shape[1])), constant_values=-1)
 
 
 def _warm_up(search: Search, xq: F32) -> None:

@@ -43,7 +43,7 @@ class DataSet:
     d: int
     q: int
     folder: Path = field(compare=False)
-    given_truth: Path | None = None  # .ivecs of the publisher, held against ours
+    given_truth: Path | None = None  # file of the publisher's nearest rows, held against ours
 
     def base(self) -> F32:
         """xb float32 [n, d], mapped."""
@@ -85,22 +85,23 @@ def _draw(order: str, work: Path, queries: int, progress: Progress | None) -> tu
     head, _, rest = order.partition(":")
     first = Path(head)
     if first.suffix in vector_files.HDF5:
-        return Draw(*vector_files.read_hdf5(first, limit_queries=queries)), None
+        xb, xq, has_truth = vector_files.read_hdf5(first, limit_queries=queries)
+        return Draw(xb, xq), first if has_truth else None
     if first.suffix in vector_files.VECS:
         paths = [Path(part) for part in rest.split(":") if part]
         if len(paths) not in (1, 2) or any(path.suffix not in vector_files.VECS for path in paths):
             raise InvalidParams(f"data {order!r} is not acceptable: write BASE.fvecs:QUERIES.fvecs[:TRUTH.ivecs]")
-        xb, xq = vector_files.read_vecs(first), vector_files.read_vecs(paths[0], queries)
+        base, asked = vector_files.read_vecs(first), vector_files.read_vecs(paths[0], queries)
         truth = paths[1] if len(paths) == 2 else None
-        return Draw(np.asarray(xb, np.float32), np.asarray(xq, np.float32)), truth
+        return Draw(np.asarray(base, np.float32), np.asarray(asked, np.float32)), truth
     if head in GENERATORS:
         body, options = _options(rest, order)
         try:
             n, d = (int(part) for part in body.split("x"))
             seed = int(options.pop("seed", "1"))
         except ValueError:
-            n = d = 0
-        if n < 1 or d < 1 or options:
+            n = d = seed = 0
+        if n < 1 or d < 1 or seed < 0 or options:
             raise InvalidParams(f"data {order!r} is not acceptable: write {head}:ROWSxDIM or {head}:ROWSxDIM,seed=2")
         return GENERATORS[head](n, d, queries, seed), None
     if head in ("catalogue", "texts"):

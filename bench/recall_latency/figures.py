@@ -15,6 +15,7 @@ import numpy as np
 from bench.recall_latency.rows import Row
 
 TARGETS = (0.90, 0.95, 0.99)
+_ROUNDING = 1e-6  # a mean of float32 shares that is the target may come out below it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ def best_at(points: Iterable[Point], target: float) -> dict[tuple[str, str], Poi
     """Of each engine and build the fastest measured point whose recall reaches the target; nothing is interpolated."""
     best: dict[tuple[str, str], Point] = {}
     for point in points:
-        if point.recall >= target and (point.name not in best or point.us < best[point.name].us):
+        if point.recall >= target - _ROUNDING and (point.name not in best or point.us < best[point.name].us):
             best[point.name] = point
     return best
 

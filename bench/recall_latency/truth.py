@@ -1,6 +1,6 @@
 """The exact answers of a data set, by `retrieval.topk`, kept in a file whose name and inside carry the data's digest.
 
-A file of other data is refused, so is a publisher's .ivecs whose rows are not the nearest of these vectors. Knows
+A file of other data is refused, so is a publisher's ground truth whose rows are not the nearest of these vectors. Knows
 nothing about engines.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.recall_latency.data import DataSet, Progress
 from bench.recall_latency.judge import judge
-from bench.recall_latency.vector_files import read_vecs
+from bench.recall_latency.vector_files import VECS, read_truth
 from retrieval import topk
 from retrieval.errors import DamagedData, InvalidData
 from retrieval.types import F32, Metric
@@ -69,7 +69,7 @@ def _read(path: Path, data: DataSet, k: int) -> F32:
 
 
 def _check_given(data: DataSet, path: Path, scores: F32) -> None:
-    given = read_vecs(path, data.q)
+    given = read_truth(path, data.q)
     if len(given) < data.q:
         raise InvalidData(
             f"{path} has answers for {len(given)} queries, and {data.name} has {data.q}: it is of other data"
@@ -78,7 +78,8 @@ def _check_given(data: DataSet, path: Path, scores: F32) -> None:
     found = judge(data.base(), data.queries(), given[:, :k].astype(np.int64), scores[:, :k])
     recall = float(found.recall.mean())
     if recall < _LEAST_GIVEN_RECALL:
+        way_out = "leave it out, it is not needed" if path.suffix in VECS else "fetch it again"
         raise InvalidData(
-            f"{path} is the ground truth of other data: {recall:.3f} of its rows are among the {k} nearest by cosine, "
-            f"and {_LEAST_GIVEN_RECALL} must be; leave it out, it is not needed"
+            f"{path} has the ground truth of other data: {recall:.3f} of its rows are among the {k} nearest by cosine, "
+            f"and {_LEAST_GIVEN_RECALL} must be; {way_out}"
         )

@@ -6,7 +6,10 @@ checked: a file that ends inside a row, or whose rows differ in dimension, is re
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,11 +51,30 @@ def read_vecs(path: Path, limit: int | None = None) -> AnyArray:
     return np.ascontiguousarray(raw[:, 4:]).view(dtype.newbyteorder("<"))
 
 
-def read_hdf5(path: Path, *, limit_queries: int) -> tuple[F32, F32]:
+def read_hdf5(path: Path, *, limit_queries: int) -> tuple[F32, F32, bool]:
     """Base and queries, float32 [n, d] and [q, d], of an ann-benchmarks file (its `train` and `test`).
 
-    Raises InvalidData for a file that is damaged or lacks one of the two, MissingDependency without h5py.
+    And whether it has the nearest rows by cosine, which `read_truth` reads. Raises InvalidData for a file that is
+    damaged or lacks one of the two, MissingDependency without h5py.
     """
+    with _hdf5(path) as file:
+        missing = [name for name in ("train", "test") if name not in file]
+        if missing:
+            raise InvalidData(f"{path} has no data set {missing[0]!r}: an ann-benchmarks file has train and test")
+        xb, xq = np.asarray(file["train"], np.float32), np.asarray(file["test"][:limit_queries], np.float32)
+        return xb, xq, "neighbors" in file and file.attrs.get("distance") == "angular"
+
+
+def read_truth(path: Path, limit: int) -> AnyArray:
+    """The publisher's nearest rows [q, k] of the first `limit` queries, of an .ivecs or HDF5 file."""
+    if path.suffix in VECS:
+        return read_vecs(path, limit)
+    with _hdf5(path) as file:
+        return np.asarray(file["neighbors"][:limit])
+
+
+@contextlib.contextmanager
+def _hdf5(path: Path) -> Iterator[Any]:
     _size(path)
     try:
         import h5py
@@ -60,10 +82,7 @@ def read_hdf5(path: Path, *, limit_queries: int) -> tuple[F32, F32]:
         raise MissingDependency(f"{path} needs h5py, which is not installed: pip install 'retrieval[peers]'") from None
     try:
         with h5py.File(path, "r") as file:
-            missing = [name for name in ("train", "test") if name not in file]
-            if missing:
-                raise InvalidData(f"{path} has no data set {missing[0]!r}: an ann-benchmarks file has train and test")
-            return np.asarray(file["train"], np.float32), np.asarray(file["test"][:limit_queries], np.float32)
+            yield file
     except (OSError, ValueError) as error:
         raise InvalidData(f"{path} cannot be read as HDF5 ({error}): fetch it again") from None
 

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -73,6 +74,7 @@ def test_a_row_without_a_direction_is_named(tmp_path: Path, vectors: np.ndarray,
         ("clustered:100", "write clustered:ROWSxDIM"),
         ("clustered:0x8", "write clustered:ROWSxDIM"),
         ("ood:100x8,sed=3", "write ood:ROWSxDIM"),
+        ("clustered:100x8,seed=-1", "write clustered:ROWSxDIM"),
         ("duplicates:100x8,seed", "after a comma comes NAME=VALUE"),
         ("nothing", "write one of clustered"),
         ("x.fvecs", "write BASE.fvecs:QUERIES.fvecs"),
@@ -95,7 +97,6 @@ def test_hdf5_needs_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_hdf5_of_ann_benchmarks(tmp_path: Path, vectors: np.ndarray) -> None:
-    h5py = pytest.importorskip("h5py", reason="h5py is in the extra `peers`")
     path = tmp_path / "x.hdf5"
     with h5py.File(path, "w") as file:
         file["train"] = vectors
@@ -165,8 +166,29 @@ def test_a_publishers_ground_truth_is_held_against_ours(tmp_path: Path, vectors:
     assert true_scores(data, 5, tmp_path / "work").shape == (8, 5)
     bad = write_vecs(tmp_path / "bad.ivecs", (nearest + 1) % 60)
     data = make_data(f"{base}:{queries}:{bad}", tmp_path / "work", queries=8)
-    with pytest.raises(InvalidData, match="is the ground truth of other data"):
+    with pytest.raises(InvalidData, match=r"bad\.ivecs has the ground truth of other data: .* leave it out"):
         true_scores(data, 5, tmp_path / "work")
+
+
+def test_the_ground_truth_of_an_hdf5_file_is_held_against_ours_where_it_is_by_cosine(
+    tmp_path: Path, vectors: np.ndarray
+) -> None:
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    nearest = np.argsort(-(unit[:8] @ unit.T), axis=1)[:, :5]
+    for name, rows, distance in (("good", nearest, "angular"), ("l2", nearest + 1, "euclidean")):
+        data = make_data(str(write_hdf5(tmp_path / f"{name}.hdf5", vectors, rows, distance)), tmp_path, queries=6)
+        assert true_scores(data, 5, tmp_path).shape == (6, 5)
+    bad = write_hdf5(tmp_path / "bad.hdf5", vectors, (nearest + 1) % 60, "angular")
+    data = make_data(str(bad), tmp_path, queries=6)
+    with pytest.raises(InvalidData, match=r"bad\.hdf5 has the ground truth of other data: .* fetch it again"):
+        true_scores(data, 5, tmp_path)
+
+
+def write_hdf5(path: Path, vectors: np.ndarray, neighbors: np.ndarray, distance: str) -> Path:
+    with h5py.File(path, "w") as file:
+        file["train"], file["test"], file["neighbors"] = vectors, vectors[:8], neighbors
+        file.attrs["distance"] = distance
+    return path
 
 
 def test_the_digest_sees_shape_and_bytes(vectors: np.ndarray) -> None:

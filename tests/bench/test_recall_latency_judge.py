@@ -77,6 +77,13 @@ def test_a_point_is_the_median_of_repeats_with_their_spread() -> None:
     assert (point.us, point.low, point.high, point.repeats) == (11.0, 10.0, 30.0, 3)
 
 
+def test_a_recall_that_is_the_target_reaches_it() -> None:
+    kept = float(np.float32(0.9))  # as rows keep it, a little below
+    assert kept < 0.9
+    assert best_at(points_of([row("hnsw", 20, kept, 50.0)]), 0.9)["hnsw", "{}"].us == 50.0
+    assert not best_at(points_of([row("hnsw", 20, 0.8999, 50.0)]), 0.9)
+
+
 def test_the_verdict_names_who_is_ahead_and_by_what_ratio() -> None:
     rows = [
         row("hnsw", 20, 0.96, 50.0),

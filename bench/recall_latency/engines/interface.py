@@ -107,8 +107,12 @@ def one_of(name: str, values: Sequence[float]) -> list[Params]:
 
 
 def pools(name: str, k: int) -> list[Params]:
-    """Candidate pools of a graph search at k, from k to a small multiple of it."""
-    steps = {10: (10, 20, 35, 60, 100, 160), 100: (100, 130, 170, 220, 300, 450), 1000: (1_000, 1_300, 2_000)}
+    """Candidate pools of a graph search at k, from k to a small multiple of it, the same close ones for all engines."""
+    steps = {
+        10: (10, 14, 20, 27, 35, 45, 60, 80, 100, 130, 160),
+        100: (100, 110, 120, 130, 150, 170, 190, 210, 250, 300, 450, 700),
+        1000: (1_000, 1_150, 1_300, 1_600, 2_000, 3_000),
+    }
     return one_of(name, steps.get(k) or sorted({round(k * factor) for factor in (1, 1.5, 2.5, 4)}))
 
 

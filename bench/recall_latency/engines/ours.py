@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.recall_latency.engines.interface import Kind, Params, Search, one_of, pools
+from bench.recall_latency.engines.interface import Kind, Params, Search, pools
 from index_builders import flat, hnsw, ivfpq
 from retrieval.indexes import ShardIndex, open_index
 from retrieval.params import SEARCH_PARAMS, FlatBuild, HnswBuild, IvfpqBuild, make_params
@@ -63,9 +63,8 @@ class Hnsw(_Shard):
 
     @staticmethod
     def efforts(k: int) -> Sequence[Params]:
-        """Pools, from k to a small multiple of it."""
-        steps = (1, 1.1, 1.2, 1.3, 1.5, 1.7, 1.9, 2.1, 2.5, 3, 4.5)
-        return one_of("ef", [round(factor * k) for factor in steps]) if k == 100 else pools("ef", k)
+        """Pools."""
+        return pools("ef", k)
 
     def build(self, xb: F32, folder: Path, params: Params, threads: int) -> None:
         """Write the shard."""
