@@ -8,7 +8,6 @@ careful user would write: read the shard, add_items, save_index. Prints a table 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.arguments import DIMS, THREADS, check, parser_of
 from bench.data import clustered
 from index_builders.shard_task import build_part
 from index_builders.workers import make_executor
@@ -36,16 +36,17 @@ def _bare(vectors: Path, out: Path, m: int, ef_construction: int, seed: int) -> 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of("build", __doc__)
     parser.add_argument("--rows", type=int, default=500_000)
-    parser.add_argument("--d", type=int, default=256)
+    parser.add_argument("--dims", type=int, default=256)
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args(arguments)
+    check(args, rows=(1_000, 10**9), dims=DIMS, shards=(1, 256), workers=THREADS)
     params = make_params(HnswBuild, {})
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        x = clustered(args.rows, args.d, seed=1)
+        x = clustered(args.rows, args.dims, seed=1)
         files = []
         for shard, part in enumerate(np.array_split(x, args.shards)):
             files.append(root / f"part-{shard}.npy")
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     above = max((r["peak_memory_bytes"] - r["base_memory_bytes"]) / r["raw_bytes"] for r in reports)
     row = {
         "rows": args.rows,
-        "d": args.d,
+        "d": args.dims,
         "shards": args.shards,
         "workers": args.workers,
         "bare_s": round(bare_s, 2),

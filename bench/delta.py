@@ -28,10 +28,11 @@ from typing import Any
 import grpc
 import numpy as np
 
+from bench.arguments import COUNT, DIMS, RATE, ROWS, SECONDS, THREADS, check, parser_of
 from bench.data import clustered, clustered_queries
 from bench.load_store import ENTITY_TYPE, SPACE, ServerProcess, make_store
 from retrieval.client import RetrievalClient, Vector, messages
-from retrieval.errors import InvalidParams, RetrievalError
+from retrieval.errors import RetrievalError
 from retrieval.types import F32
 
 _FIRST_ID = 10**12
@@ -40,20 +41,18 @@ _FIRST_ID = 10**12
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve, write, search, print."""
     chosen = _parser().parse_args(arguments)
-    for name in ("rows", "rate", "batch", "writers", "seconds", "workers"):
-        if getattr(chosen, name) <= 0:
-            raise InvalidParams(f"--{name} {getattr(chosen, name)} is not acceptable: give more than 0")
+    check(chosen, rows=ROWS, dims=DIMS, rate=RATE, batch=COUNT, writers=THREADS, seconds=SECONDS, workers=THREADS)
     with contextlib.ExitStack() as stack:
         store = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "store"
-        make_store(store, rows=chosen.rows, d=chosen.d, kind="hnsw", shards=1, space_id=SPACE)
+        make_store(store, rows=chosen.rows, d=chosen.dims, kind="hnsw", shards=1, space_id=SPACE)
         settings = [f"delta.fsync={chosen.fsync}", "delta.max_entities=5000000"]
         server = ServerProcess(store, workers=chosen.workers, settings=settings)
         stack.callback(server.stop)
         client = stack.enter_context(RetrievalClient(server.target, timeout_s=30, connections=4 * chosen.workers))
-        vectors = clustered(20_000, chosen.d, seed=77)
-        queries = clustered_queries(1_000, chosen.d, seed=1)
+        vectors = clustered(20_000, chosen.dims, seed=77)
+        queries = clustered_queries(1_000, chosen.dims, seed=1)
         _searches(client, queries, 1.0)  # warm
-        print(f"{chosen.rows:,} x {chosen.d} hnsw, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.2f}")
+        print(f"{chosen.rows:,} x {chosen.dims} hnsw, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.2f}")
         idle = _searches(client, queries, chosen.seconds)
         with _calling_apart(server.target, chosen, writing=False) as called:
             empty = _searches(client, queries, chosen.seconds)
@@ -86,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{chosen.batch}, {figures['single_per_s']:,.0f} one a call; a write is found by every worker after at most "
         f"{figures['seen_after_ms']} ms; {state.position:,} writes in all"
     )
-    print(json.dumps({**figures, "rows": chosen.rows, "d": chosen.d, "fsync": chosen.fsync, "batch": chosen.batch}))
+    print(json.dumps({**figures, "rows": chosen.rows, "d": chosen.dims, "fsync": chosen.fsync, "batch": chosen.batch}))
 
 
 class _Writing:
@@ -144,7 +143,7 @@ def _call_steadily(pipe: Connection, target: str, chosen: argparse.Namespace, wr
 
 
 def _packed(chosen: argparse.Namespace) -> Iterator[bytes]:
-    vectors = clustered(20_000, chosen.d, seed=77)
+    vectors = clustered(20_000, chosen.dims, seed=77)
     for first in range(0, int(chosen.rate * chosen.seconds), chosen.batch):
         rows = np.arange(first, first + chosen.batch)
         ids = _FIRST_ID + rows % 50_000
@@ -200,9 +199,9 @@ def _ms(seconds: list[float], percentile: float) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("delta", __doc__)
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--d", type=int, default=128)
+    parser.add_argument("--dims", type=int, default=128)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--fsync", choices=("each", "batch", "none"), default="batch")
     parser.add_argument("--rate", type=float, default=2_000.0, help="entities a second beside the searches")

@@ -12,7 +12,6 @@ line is one JSON object.
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import threading
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.arguments import COUNT, THREADS, check, parser_of
 from retrieval import catalogue
 from retrieval.serving.calls import Limits
 from retrieval.serving.text.encode import TextTower, embed
@@ -43,7 +43,7 @@ WARM_ROUNDS = 20
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of("encode", __doc__)
     parser.add_argument(
         "--checkpoint", type=Path, help="query tower; else the default encoder with a fitted projection"
     )
@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-batch", type=int, default=EncodeSettings().max_batch)
     parser.add_argument("--max-wait-ms", type=float, default=EncodeSettings().max_wait_ms)
     args = parser.parse_args(arguments)
+    check(args, queries=COUNT, callers=THREADS, repeats=COUNT, threads=THREADS)
     texts = _texts(args.queries)
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = args.checkpoint or _fitted(Path(scratch) / "tower", texts)

@@ -9,7 +9,6 @@ without a filter. JSON comes last.
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import time
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from bench.arguments import COUNT, DIMS, check, parser_of
 from bench.data import clustered, clustered_queries
 from index_builders import hnsw, ivfpq
 from retrieval import topk
@@ -111,16 +111,17 @@ def measure(kind: IndexKind, x: F32, xq: F32, wanted_recall: float) -> list[dict
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure both kinds."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of("filters", __doc__)
     parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--d", type=int, default=256)
+    parser.add_argument("--dims", type=int, default=256)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--recall", type=float, default=0.96, help="unfiltered recall@100 that the effort has to reach")
     args = parser.parse_args(arguments)
-    x, xq = clustered(args.rows, args.d, seed=1), clustered_queries(args.queries, args.d, seed=1)
+    check(args, rows=(10 * K, 10**9), dims=DIMS, queries=COUNT, recall=(0, 1))
+    x, xq = clustered(args.rows, args.dims, seed=1), clustered_queries(args.queries, args.dims, seed=1)
     print("kind    share | recall@100 filtered unfiltered | us filtered unfiltered ratio")
     rows = [row for kind in LADDERS for row in measure(kind, x, xq, args.recall)]
-    print(json.dumps({"bench": "filters", "rows": args.rows, "d": args.d, "queries": args.queries, "results": rows}))
+    print(json.dumps({"bench": "filters", "rows": args.rows, "d": args.dims, "queries": args.queries, "results": rows}))
 
 
 if __name__ == "__main__":

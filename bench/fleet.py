@@ -27,6 +27,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from bench.arguments import MILLISECONDS, RATE, SECONDS, check, parser_of
 from bench.data import clustered, clustered_queries
 from bench.fleet_processes import BrokerProcess, LeafProcess
 from index_builders.build import build
@@ -104,7 +105,7 @@ class Load:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Build, start the fleet, trouble it, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("fleet", __doc__)
     parser.add_argument("--rows", type=int, default=16_000)
     parser.add_argument("--rate", type=float, default=50.0, help="calls per second")
     parser.add_argument("--deadline-ms", type=float, default=300.0)
@@ -112,6 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--hedge-seconds", type=float, default=30.0)
     parser.add_argument("--only", choices=("faults", "hedging"))
     chosen = parser.parse_args(arguments)
+    check(
+        chosen, rows=(1_000, 10**9), rate=RATE, deadline_ms=MILLISECONDS, trouble_seconds=SECONDS, hedge_seconds=SECONDS
+    )
     with tempfile.TemporaryDirectory() as scratch:
         store = _build(Path(scratch), chosen.rows)
         figures: dict[str, Any] = {}

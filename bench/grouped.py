@@ -9,7 +9,6 @@ those of lone searches. JSON comes last.
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import threading
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.arguments import DIMS, SECONDS, THREADS, check, parser_of
 from bench.data import clustered, clustered_queries
 from index_builders import hnsw, ivfpq
 from retrieval.indexes import ShardIndex, open_index
@@ -74,14 +74,15 @@ def run(index: ShardIndex, xq: F32, callers: int, seconds: float) -> tuple[float
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the measurement."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of("grouped", __doc__)
     parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--d", type=int, default=256)
+    parser.add_argument("--dims", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--kinds", nargs="+", choices=["ivfpq", "hnsw"], default=["ivfpq", "hnsw"])
     args = parser.parse_args(arguments)
-    x, xq = clustered(args.rows, args.d, seed=SEED), clustered_queries(500, args.d, seed=SEED)
+    check(args, rows=(10 * K, 10**9), dims=DIMS, seconds=SECONDS, callers=THREADS)
+    x, xq = clustered(args.rows, args.dims, seed=SEED), clustered_queries(500, args.dims, seed=SEED)
     results: list[dict[str, Any]] = []
     print("kind  callers | queries/s alone, 1 at once, 2 at once | p50 ms | p99 ms")
     for kind in map(IndexKind, args.kinds):
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 results.append({"kind": str(kind), "callers": callers, **row})
                 print(f"{kind:5} {callers:7} | " + " | ".join(" ".join(f"{each:8.2f}" for each in row[name])
                       for name in ("queries_per_s", "p50_ms", "p99_ms")), flush=True)  # fmt: skip
-    print(json.dumps({"bench": "grouped", "rows": args.rows, "d": args.d, "k": K, "results": results}))
+    print(json.dumps({"bench": "grouped", "rows": args.rows, "d": args.dims, "k": K, "results": results}))
 
 
 def measure(index: ShardIndex, xq: F32, alone: I32, callers: int, seconds: float) -> dict[str, list[float]]:

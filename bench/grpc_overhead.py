@@ -31,6 +31,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from bench.arguments import COUNT, DIMS, check, parser_of
 from bench.data import clustered, clustered_queries
 from index_builders.build import build
 from index_builders.settings import make_settings as make_build
@@ -89,7 +90,7 @@ class SearchClock:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Build the data if need be, measure, print a table and one JSON line."""
-    parser = argparse.ArgumentParser(description="server time of a vector query beyond the index search")
+    parser = parser_of("grpc", __doc__)
     parser.add_argument(
         "--folder",
         type=Path,
@@ -97,18 +98,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="keeps the built store",
     )
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--d", type=int, default=256)
+    parser.add_argument("--dims", type=int, default=256)
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--kind", choices=("hnsw", "ivfpq", "flat"), default="hnsw")
     parser.add_argument("--calls", type=int, default=4_000, help="measured calls per setting")
     parser.add_argument("--shard-threads", type=int, nargs="*", default=[0, 2])
     chosen = parser.parse_args(arguments)
-    store = chosen.folder / f"store-{chosen.kind}-{chosen.rows}-{chosen.d}-{chosen.shards}"
+    check(chosen, rows=(1_000, 10**9), dims=DIMS, shards=(1, 256), calls=COUNT, shard_threads=(0, 256))
+    store = chosen.folder / f"store-{chosen.kind}-{chosen.rows}-{chosen.dims}-{chosen.shards}"
     if not store.exists():
         _build(chosen, store)
     requests = [
         pb.SearchRequest(query=pb.Query(vector=pb.Vector(values=row, space_id=SPACE)), k=K).SerializeToString()
-        for row in clustered_queries(QUERIES, chosen.d, seed=SEED).tolist()
+        for row in clustered_queries(QUERIES, chosen.dims, seed=SEED).tolist()
     ]
     rows: list[Row] = []
     worth: dict[str, Any] = {}
@@ -121,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _build(chosen: argparse.Namespace, store: Path) -> None:
     chosen.folder.mkdir(parents=True, exist_ok=True)
     vectors, ids = chosen.folder / "vectors.npy", chosen.folder / "ids.npy"
-    np.save(vectors, clustered(chosen.rows, chosen.d, seed=SEED))
+    np.save(vectors, clustered(chosen.rows, chosen.dims, seed=SEED))
     np.save(ids, np.random.default_rng(SEED).permutation(chosen.rows).astype(np.int64) + 10**9)
     build(
         make_build(
@@ -288,7 +290,7 @@ def _echo_server() -> tuple[Any, int]:
 
 
 def _print(rows: list[Row], worth: dict[str, Any], chosen: argparse.Namespace) -> None:
-    table = Table(title=f"{chosen.rows:,} x {chosen.d}, {chosen.shards} {chosen.kind} shards, k = {K}, {worth}")
+    table = Table(title=f"{chosen.rows:,} x {chosen.dims}, {chosen.shards} {chosen.kind} shards, k = {K}, {worth}")
     for name in asdict(rows[0]):
         table.add_column(name, justify="left" if name == "what" else "right")
     for row in rows:
@@ -302,7 +304,7 @@ def _print(rows: list[Row], worth: dict[str, Any], chosen: argparse.Namespace) -
                 "beyond_search_us": at_load.beyond_us,
                 "rows": [asdict(row) for row in rows],
                 **worth,
-                "data": {"rows": chosen.rows, "d": chosen.d, "shards": chosen.shards, "kind": chosen.kind},
+                "data": {"rows": chosen.rows, "d": chosen.dims, "shards": chosen.shards, "kind": chosen.kind},
                 "machine": {
                     "cores": os.cpu_count(),
                     "load_1m": os.getloadavg()[0],

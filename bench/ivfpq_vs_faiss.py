@@ -8,7 +8,6 @@ alternately, single queries and one batch; recall is against exact float32 searc
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.arguments import COUNT, DIMS, check, parser_of
 from bench.data import clustered, clustered_queries
 from index_builders import ivfpq
 from retrieval import topk
@@ -45,13 +45,14 @@ def _recall(xb: F32, xq: F32, rows: AnyArray, true: F32) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of("ivfpq", __doc__)
     parser.add_argument("--rows", type=int, default=500_000)
-    parser.add_argument("--d", type=int, default=256)
+    parser.add_argument("--dims", type=int, default=256)
     parser.add_argument("--queries", type=int, default=300)
     args = parser.parse_args(arguments)
-    x, xq = clustered(args.rows, args.d, seed=1), clustered_queries(args.queries, args.d, seed=1)
-    params = ivfpq.resolve(make_params(IvfpqBuild, {}), rows=args.rows, shards=1, d=args.d)
+    check(args, rows=(10 * K, 10**9), dims=DIMS, queries=COUNT)
+    x, xq = clustered(args.rows, args.dims, seed=1), clustered_queries(args.queries, args.dims, seed=1)
+    params = ivfpq.resolve(make_params(IvfpqBuild, {}), rows=args.rows, shards=1, d=args.dims)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         sample = x[np.random.default_rng(0).permutation(args.rows)[: min(args.rows, 39 * params.nlist * 2)]]
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         x = x[report["order"]]
         ours = IvfpqIndex.open(folder)
     base = ours._index  # the very same lists and codes
-    refine = faiss.IndexScalarQuantizer(args.d, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2)
+    refine = faiss.IndexScalarQuantizer(args.dims, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2)
     refine.train(x[:1_000])
     refine.add(x)
     bare = faiss.IndexRefine(base, refine)
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{row['single_us_ours']:.0f} {row['single_us_faiss']:.0f} {row['single_ratio']:.2f} | "
             f"{row['batch_us_ours']:.0f} {row['batch_us_faiss']:.0f} {row['batch_ratio']:.2f}"
         )
-    print(json.dumps({"rows": args.rows, "d": args.d, "k": K, "nlist": params.nlist, "efforts": rows}))
+    print(json.dumps({"rows": args.rows, "d": args.dims, "k": K, "nlist": params.nlist, "efforts": rows}))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ repeat, so that other work on the machine falls on both. Prints a table, and one
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -21,6 +20,7 @@ from typing import Any, TypeAlias
 import hnswlib
 import numpy as np
 
+from bench.arguments import COUNT, DIMS, THREADS, check, parser_of
 from bench.data import clustered, clustered_queries
 from index_builders.hnsw import export, read_saved_graph
 from retrieval import kernel, topk
@@ -37,19 +37,20 @@ Search: TypeAlias = Callable[[F32], AnyArray]  # queries [q, d] -> rows of the d
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run everything and print it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("kernel", __doc__)
     parser.add_argument("--rows", type=int, default=500_000)
-    parser.add_argument("--dim", type=int, default=256)
+    parser.add_argument("--dims", type=int, default=256)
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for building")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "retrieval-bench-kernel")
     options = parser.parse_args(arguments)
-    bench = Bench(options.rows, options.dim, options.queries, options.repeats, options.threads, options.cache)
+    check(options, rows=(1_000, 10**9), dims=DIMS, queries=COUNT, repeats=COUNT, threads=THREADS)
+    bench = Bench(options.rows, options.dims, options.queries, options.repeats, options.threads, options.cache)
     result = {
         "machine": {"cpu": _cpu_model(), "cpus": os.cpu_count(), "level": kernel.levels()[0]},
         "rows": options.rows,
-        "dim": options.dim,
+        "dim": options.dims,
         "build": bench.build,
         "single": {str(k): bench.sweep(k) for k in EFS},
         "threads": bench.threads_ratio(),

@@ -10,7 +10,6 @@ same kind. The last line is one JSON object.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -22,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from bench.arguments import DIMS, check, parser_of
 from bench.data import clustered, clustered_queries
 from bench.load_store import ENTITY_TYPE, SEED, SPACE, make_store
 from retrieval import topk
 from retrieval.delta import Deletes, DeltaLog, Upserts
-from retrieval.errors import InvalidParams
 from retrieval.serving.calls import VectorQuery, Wanted
 from retrieval.serving.config import make_settings
 from retrieval.serving.delta.keeper import DeltaKeeper, header_of
@@ -41,23 +40,22 @@ _AT_ONCE = 1_000
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Build, delete, write, search, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("life", __doc__)
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--d", type=int, default=128)
+    parser.add_argument("--dims", type=int, default=128)
     parser.add_argument("--kinds", nargs="+", choices=("hnsw", "ivfpq", "flat"), default=["hnsw", "ivfpq"])
     chosen = parser.parse_args(arguments)
-    if chosen.rows < 10 * K:
-        raise InvalidParams(f"--rows {chosen.rows} is not acceptable: give at least {10 * K:,}")
-    print(f"{chosen.rows:,} x {chosen.d}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.2f}")
+    check(chosen, rows=(10 * K, 10**9), dims=DIMS)
+    print(f"{chosen.rows:,} x {chosen.dims}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.2f}")
     print("kind    deleted  fresh   when      recall@100      us   ratio   opening s")
     figures = []
     for kind in chosen.kinds:
         with tempfile.TemporaryDirectory() as scratch:
             store = Path(scratch) / "store"
-            make_store(store, rows=chosen.rows, d=chosen.d, kind=kind, shards=1)
+            make_store(store, rows=chosen.rows, d=chosen.dims, kind=kind, shards=1)
             plain = None
             for deleted, fresh in CASES:
-                for row in _case(store, chosen.rows, chosen.d, deleted, fresh):
+                for row in _case(store, chosen.rows, chosen.dims, deleted, fresh):
                     plain = plain or row["us"]
                     row |= {"kind": kind, "ratio": round(row["us"] / plain, 3)}
                     figures.append(row)
@@ -66,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         f" {row['us']:9.1f} {row['ratio']:7.2f} {row['open_s']:9.2f}",
                         flush=True,
                     )
-    print(json.dumps({"rows": chosen.rows, "d": chosen.d, "figures": figures}))
+    print(json.dumps({"rows": chosen.rows, "d": chosen.dims, "figures": figures}))
 
 
 def _case(store: Path, rows: int, d: int, deleted: float, fresh: float) -> list[dict[str, Any]]:

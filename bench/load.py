@@ -23,11 +23,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench.arguments import DIMS, MILLISECONDS, THREADS, check, parser_of
 from bench.load_queries import QUERIES, batch_requests, describe, text_requests, texts_of, vector_requests, vectors_of
 from bench.load_runs import Bench, find_and_measure
 from bench.load_schedule import check_load, check_zipf
 from bench.load_store import SPACE, ServerProcess, make_store
 from retrieval.errors import InvalidParams
+from retrieval.params import MAX_K
 from retrieval.towers.checkpoint import read_checkpoint
 
 
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             store = chosen.store or scratch / "store"
             space = SPACE if chosen.checkpoint is None else read_checkpoint(chosen.checkpoint).config.space_id
-            make_store(store, rows=chosen.rows, d=chosen.d, kind=chosen.kind, shards=chosen.shards, space_id=space)
+            make_store(store, rows=chosen.rows, d=chosen.dims, kind=chosen.kind, shards=chosen.shards, space_id=space)
             server = ServerProcess(
                 store, workers=chosen.workers, checkpoint=chosen.checkpoint, settings=chosen.settings or ()
             )
@@ -79,12 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("load", __doc__)
     add = parser.add_argument
     add("--target", help="host:port of a server that runs already; else one is started over a store")
     add("--store", type=Path, help="store to serve, built there if it is not one yet, and kept")
     add("--rows", type=int, default=500_000, help="of a store that is built")
-    add("--d", type=int, default=256, help="of a store that is built")
+    add("--dims", type=int, default=256, help="of a store that is built")
     add("--kind", choices=("hnsw", "ivfpq", "flat"), default="hnsw", help="of a store that is built")
     add("--shards", type=int, default=1, help="of a store that is built; one costs least, several build sooner")
     add("--workers", type=int, default=2, help="processes of the server that is started")
@@ -109,22 +111,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(chosen: argparse.Namespace) -> None:
-    check_load(chosen.rate or chosen.start_rate, chosen.seconds)
+    check_load(chosen.start_rate if chosen.rate is None else chosen.rate, chosen.seconds)
     check_load(chosen.start_rate, chosen.warm_up)
-    for name, low, high in [
-        ("connections", 1, 1_000),
-        ("k", 1, 10_000),
-        ("workers", 1, 256),
-        ("rows", 1_000, 10**9),
-        ("ef", 1, 10_000),
-        ("per_call", 1, QUERIES),
-    ]:
-        if (value := getattr(chosen, name)) is not None and not low <= value <= high:
-            raise InvalidParams(f"--{name.replace('_', '-')} {value} is not acceptable: give {low:,} to {high:,}")
+    check(chosen, rows=(1_000, 10**9), dims=DIMS, shards=(1, 256), workers=THREADS, connections=(1, 1_000))
+    check(chosen, k=(1, MAX_K), ef=(1, 10_000), per_call=(1, QUERIES), p99_ms=MILLISECONDS, deadline_ms=MILLISECONDS)
     check_zipf(chosen.zipf)
-    for name in ("p99_ms", "deadline_ms"):
-        if not (value := getattr(chosen, name)) > 0:
-            raise InvalidParams(f"--{name.replace('_', '-')} {value:g} is not acceptable: give milliseconds above 0")
     if chosen.per_call > 1 and (chosen.checkpoint or chosen.texts):
         raise InvalidParams("--per-call is for vector queries: leave out --checkpoint and --texts")
     if chosen.target is not None and (chosen.store or chosen.checkpoint or chosen.settings):

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bench.arguments import COUNT, DIMS, check, parser_of
 from bench.data import clustered
 from retrieval.store.placement import shard_of
 from retrieval.types import F32
@@ -39,7 +40,7 @@ max_same_vectors = 1.0
 
 def main(arguments: list[str]) -> None:
     """Parse, run, print."""
-    parser = argparse.ArgumentParser(prog="retrieval bench rebuild", description=__doc__)
+    parser = parser_of("rebuild", __doc__)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--dims", type=int, default=128)
     parser.add_argument("--shards", type=int, default=16)
@@ -48,6 +49,15 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--in-shards", type=int, default=1, help="shards that the changed rows lie in")
     parser.add_argument("--repeats", type=int, default=1, help="runs of everything, each from nothing")
     given = parser.parse_args(arguments)
+    check(
+        given,
+        rows=(1_000, 10**9),
+        dims=DIMS,
+        shards=(1, 4_096),
+        in_shards=(1, given.shards),
+        changed=(0, 1),
+        repeats=COUNT,
+    )
     for _ in range(given.repeats):
         with tempfile.TemporaryDirectory(prefix="retrieval-rebuild-") as folder:
             print(json.dumps(_measure(Path(folder), given)))

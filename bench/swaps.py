@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.arguments import COUNT, DIMS, RATE, SECONDS, check, parser_of
 from bench.data import clustered, clustered_queries
 from bench.load_store import ServerProcess
 from bench.swaps_load import Call, Load
@@ -32,6 +33,7 @@ from index_builders.build import build
 from index_builders.settings import make_settings
 from retrieval.client import RetrievalClient, Vector
 from retrieval.errors import Unavailable
+from retrieval.params import MAX_K
 from retrieval.pb.retrieval.v1 import retrieval_pb2 as pb
 from retrieval.store import Store
 
@@ -43,17 +45,19 @@ _TAKEN_S = 120.0  # a swap that takes longer has failed
 def main(arguments: Sequence[str] | None = None) -> None:
     """Build, serve, load, swap, print."""
     chosen = _parser().parse_args(arguments)
+    check(chosen, rows=(1_000, 10**9), dims=DIMS, shards=(1, 256), generations=(2, 100), swaps=COUNT, k=(1, MAX_K))
+    check(chosen, pause=SECONDS, rate=RATE, queries=COUNT, steady=SECONDS, deadline=SECONDS, poll=SECONDS)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         store = chosen.store or scratch / "store"
         names = _build(store, chosen, scratch)
         shard_bytes = _largest_shard(Store(store), names)
         print(
-            f"{len(names)} generations of {chosen.rows:,} x {chosen.d} {chosen.kind} in {chosen.shards} shards, the "
+            f"{len(names)} generations of {chosen.rows:,} x {chosen.dims} {chosen.kind} in {chosen.shards} shards, the "
             f"largest {shard_bytes / 2**20:.1f} MiB; {os.cpu_count()} cores, load average {os.getloadavg()[0]:.2f}",
             flush=True,
         )
-        queries = clustered_queries(chosen.queries, chosen.d, seed=1)
+        queries = clustered_queries(chosen.queries, chosen.dims, seed=1)
         server = ServerProcess(store, workers=1, settings=(f"follow.poll_seconds={chosen.poll}", *chosen.settings))
         stack.callback(server.stop)
         client = stack.enter_context(RetrievalClient(server.target, timeout_s=10))
@@ -175,7 +179,7 @@ def _build(store: Path, chosen: argparse.Namespace, scratch: Path) -> list[str]:
         if store.exists() and len(Store(store).generations(_TYPE)) > number:
             continue
         vectors, ids = scratch / "vectors.npy", scratch / "ids.npy"
-        np.save(vectors, clustered(chosen.rows, chosen.d, seed=1 + number))
+        np.save(vectors, clustered(chosen.rows, chosen.dims, seed=1 + number))
         np.save(ids, np.arange(chosen.rows, dtype=np.int64) * chosen.generations + number)
         build(
             make_settings(
@@ -211,9 +215,9 @@ def _p(latencies: np.ndarray[Any, Any]) -> tuple[float, float, float]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="retrieval bench swaps", description=(__doc__ or "").splitlines()[0])
+    parser = parser_of("swaps", __doc__)
     parser.add_argument("--rows", type=int, default=50_000)
-    parser.add_argument("--d", type=int, default=128)
+    parser.add_argument("--dims", type=int, default=128)
     parser.add_argument("--kind", default="hnsw", help="flat, hnsw or ivfpq")
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument(

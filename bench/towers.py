@@ -9,7 +9,6 @@ turns in one run; figures are medians over repeats. The last line is one JSON ob
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import time
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from bench.arguments import COUNT, THREADS, check, parser_of
 from retrieval import catalogue
 from retrieval.towers.checkpoint import write_checkpoint
 from retrieval.towers.encoder import Precision
@@ -42,12 +42,13 @@ TITLE_WORDS = 4
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of("towers", __doc__)
     parser.add_argument("--checkpoint", type=Path, help="a trained one; else the default encoder, untrained network")
     parser.add_argument("--threads", type=int, default=2, help="of batches and entities; a lone query always has one")
     parser.add_argument("--batch-queries", type=int, default=2_000)
     parser.add_argument("--entities", type=int, default=19_406)
     args = parser.parse_args(arguments)
+    check(args, threads=THREADS, batch_queries=COUNT, entities=COUNT)
     judged = sorted(set(catalogue.judgments().column("query").to_pylist()))
     products = catalogue.products().slice(0, args.entities)
     titles = [" ".join(title.split()[:TITLE_WORDS]) for title in products.column("title").to_pylist()]

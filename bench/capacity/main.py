@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from bench.arguments import parser_of
 from bench.capacity.costs import Costs, read_costs
 from bench.capacity.fleet_load import go_first
 from bench.capacity.model import Cell, simulate
@@ -123,9 +124,7 @@ def _say(line: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="retrieval bench capacity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("capacity", __doc__)
     add = parser.add_argument
     add("--calibrate", action="store_true", help="measure the costs on this machine, with nothing else running on it")
     add("--validate", action="store_true", help="compare the model with real servers on this machine")

@@ -8,7 +8,6 @@ status 1. --accept stores this run's ratios as the baseline. The last line is on
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import subprocess
@@ -18,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.arguments import COUNT, check, parser_of
 from retrieval.errors import BuildFailed, InvalidParams, MissingDependency
 
 FOLDER = Path(__file__).parent
@@ -26,15 +26,13 @@ BASELINE = FOLDER / "baseline.json"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Time, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("hot", __doc__)
     parser.add_argument("--most", type=float, default=1.5, help="a ratio this many times its baseline's fails")
     parser.add_argument("--repeats", type=int, default=3, help="runs of all benchmarks; each ratio is the median one")
     parser.add_argument("--accept", action="store_true", help="store this run's ratios as the baseline")
     parser.add_argument("--baseline", type=Path, default=BASELINE)
     chosen = parser.parse_args(arguments)
-    for name, least in (("most", 1.0), ("repeats", 1)):
-        if (value := getattr(chosen, name)) < least:
-            raise InvalidParams(f"--{name} {value:g} is not acceptable: give at least {least:g}")
+    check(chosen, most=(1.0, 1_000.0), repeats=COUNT)
     if importlib.util.find_spec("pytest_benchmark") is None:
         raise MissingDependency("the benchmarks need pytest-benchmark: pip install 'retrieval[dev]'")
     found = middle([ratios(_timed()) for _ in range(chosen.repeats)])

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.arguments import parser_of
 from bench.recall_latency.data import make_data
 from bench.recall_latency.engines.interface import ENGINES, engine_class
 from bench.recall_latency.rows import read_all
@@ -84,9 +85,7 @@ def _value(text: str) -> Any:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="retrieval bench recall-latency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("recall-latency", __doc__)
     add = parser.add_argument
     add("--data", nargs="+", required=True, help="sets, each a line such as clustered:20000x64; see docs/measuring.md")
     add("--engines", nargs="+", default=["all"], help=f"all, or of {', '.join(ENGINES)}, or module:Class")

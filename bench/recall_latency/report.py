@@ -5,7 +5,6 @@ The same rows give the same bytes. Knows nothing about how rows were made.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import html
 import json
@@ -13,6 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.arguments import parser_of
 from bench.recall_latency.figures import Panel, Point, panels_of, points_of
 from bench.recall_latency.plots import draw
 from bench.recall_latency.rows import Row, read_all
@@ -52,9 +52,7 @@ _STYLE = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the report of the rows in a folder."""
-    parser = argparse.ArgumentParser(
-        prog="retrieval bench report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("report", __doc__)
     parser.add_argument("folder", type=Path, help="what `retrieval bench recall-latency --out` wrote")
     args = parser.parse_args(arguments)
     rows = read_all(args.folder)

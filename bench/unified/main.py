@@ -16,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from bench.arguments import parser_of
 from bench.unified.plots import write_plots
 from bench.unified.report import write_report
 from bench.unified.rows import Row, Rows
@@ -125,7 +126,7 @@ def _override(text: str) -> tuple[str, Any]:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="retrieval bench unified", description=__doc__.split("\n\n")[0])
+    parser = parser_of("unified", __doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the real data sets")
     parser.add_argument("--out", type=Path, default=Path("bench/reports/unified"), help="folder of rows and report")
     parser.add_argument("--work", type=Path, help="folder of tables and encoded texts, OUT.work unless given")

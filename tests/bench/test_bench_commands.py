@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,34 @@ def test_a_measurement_takes_the_arguments_that_all_gives_it(
         with pytest.raises(SystemExit) as ended:
             importlib.import_module(each.module).main([*(arguments or ()), "--help"])
         assert ended.value.code == 0
-        assert capsys.readouterr().out.startswith("usage: ")
+        assert capsys.readouterr().out.startswith(f"usage: retrieval bench {each.name} [-h]")
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "sentence"),
+    [
+        ("filters", ["--rows", "50"], "--rows 50 is not acceptable: give 1,000 to 1,000,000,000"),
+        ("filters", ["--recall", "nan"], "--recall nan is not acceptable: give 0 to 1"),
+        ("build_hnsw", ["--rows", "0"], "--rows 0 is not acceptable"),
+        ("kernel_vs_hnswlib", ["--rows", "5"], "--rows 5 is not acceptable"),
+        ("ivfpq_vs_faiss", ["--dims", "0"], "--dims 0 is not acceptable"),
+        ("life", ["--rows", "-1"], "--rows -1 is not acceptable"),
+        ("grouped", ["--callers", "2", "0"], "--callers 0 is not acceptable: give 1 to 256"),
+        ("grpc_overhead", ["--shards", "0"], "--shards 0 is not acceptable"),
+        ("towers", ["--threads", "0"], "--threads 0 is not acceptable"),
+        ("encode_path", ["--repeats", "0"], "--repeats 0 is not acceptable"),
+        ("fleet", ["--rate", "0"], "--rate 0.0 is not acceptable: give 0.01 to 1,000,000.0"),
+        ("delta", ["--seconds", "0"], "--seconds 0.0 is not acceptable"),
+        ("rebuild", ["--in-shards", "17"], "--in-shards 17 is not acceptable: give 1 to 16"),
+        ("swaps", ["--rate", "0"], "--rate 0.0 is not acceptable"),
+        ("swaps", ["--swaps", "0"], "--swaps 0 is not acceptable"),
+    ],
+)
+def test_a_number_that_cannot_be_is_told_before_anything_is_built(
+    module: str, arguments: list[str], sentence: str
+) -> None:
+    with pytest.raises(InvalidParams, match=re.escape(sentence)):
+        importlib.import_module(f"bench.{module}").main(arguments)
 
 
 def test_what_was_printed_is_kept_and_a_failure_stops_nothing(
@@ -40,7 +68,9 @@ def test_what_was_printed_is_kept_and_a_failure_stops_nothing(
 
 
 def test_a_small_measurement_ends_with_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
-    importlib.import_module("bench.build_hnsw").main(["--rows", "2000", "--d", "16", "--shards", "2", "--workers", "2"])
+    importlib.import_module("bench.build_hnsw").main(
+        ["--rows", "2000", "--dims", "16", "--shards", "2", "--workers", "2"]
+    )
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert figures["rows"] == 2000
     assert figures["ratio"] > 0

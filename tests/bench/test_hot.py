@@ -46,5 +46,5 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
     alone["benchmarks"].pop()
     with pytest.raises(BuildFailed, match=r"the benchmarks of 'merge' are \['test_ours'\]"):
         hot.ratios(alone)
-    with pytest.raises(InvalidParams, match=r"--most 0\.5 is not acceptable: give at least 1"):
+    with pytest.raises(InvalidParams, match=r"--most 0\.5 is not acceptable: give 1\.0 to 1,000"):
         hot.main(["--most", "0.5"])

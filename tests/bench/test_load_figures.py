@@ -113,8 +113,9 @@ def test_back_to_normal_is_the_last_bad_half_second() -> None:
         (["--rate", "0.01"], "make no call in 8 s: raise one of them"),
         (["--start-rate", "-1"], "a rate of -1 calls a second is not acceptable: give above 0 to 1e"),
         (["--seconds", "0"], "0 seconds of load is not acceptable"),
+        (["--rate", "0"], "a rate of 0 calls a second is not acceptable"),
         (["--connections", "0"], "--connections 0 is not acceptable: give 1 to 1,000"),
-        (["--p99-ms", "nan"], "--p99-ms nan is not acceptable: give milliseconds above 0"),
+        (["--p99-ms", "nan"], "--p99-ms nan is not acceptable: give 0.01 to 60,000"),
         (["--target", "x:1", "--set", "threads=1"], "--target is a server that runs: --store, --checkpoint and --set"),
         (["--zipf", "9"], "a Zipf exponent of 9 is not acceptable"),
     ],
@@ -143,7 +144,7 @@ def test_texts_come_from_a_file_or_the_catalogue(tmp_path) -> None:  # type: ign
 
 @pytest.mark.long
 def test_a_small_store_is_built_served_and_loaded(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
-    arguments = ["--rows", "2000", "--d", "16", "--workers", "1", "--rate", "40", "--seconds", "2", "--warm-up", "1"]
+    arguments = ["--rows", "2000", "--dims", "16", "--workers", "1", "--rate", "40", "--seconds", "2", "--warm-up", "1"]
     load.main([*arguments, "--store", str(tmp_path / "store"), "--out", str(tmp_path / "rows.jsonl")])
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     constant, poisson = figures["vector"]["points"]
