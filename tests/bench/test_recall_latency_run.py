@@ -69,6 +69,12 @@ class Raises(Honest):
         if effort["ef"] == 2:
             raise ValueError("ef 2 is not liked")
         return lambda xq: self.exact(xq, k)
+
+class Shallow(Honest):
+    def searcher(self, k, effort):
+        if effort["ef"] == 3:
+            raise ValueError("ef 3 is too much")
+        return lambda xq: self.exact(xq, k)
 """
 DATA = "clustered:120x8"
 
@@ -89,7 +95,7 @@ def measure(out: Path, *engines: str, more: tuple[str, ...] = ()) -> list[Row]:
 
 
 def test_what_an_engine_does_wrong_is_counted_or_told(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = ("Honest", "Liar", "Short", "Floats", "Absent", "Crashes", "Raises")
+    names = ("Honest", "Liar", "Short", "Floats", "Absent", "Crashes", "Raises", "Shallow")
     rows = measure(work / "out", *names)
     of = {name: [row for row in rows if row["engine"] == f"liars:{name}"] for name in names}
     assert len(of["Honest"]) == 6
@@ -115,6 +121,7 @@ def test_what_an_engine_does_wrong_is_counted_or_told(work: Path, capsys: pytest
     ]
     assert [row["reason"] for row in of["Crashes"]] == ["searching: its process was ended by SIGABRT: last words"]
     assert sorted({row["reason"] for row in of["Raises"]}) == ["", "searching: ValueError: ef 2 is not liked"]
+    assert [row["reason"] for row in of["Shallow"]] == 2 * ["", "", "searching: ValueError: ef 3 is too much"]
     said = capsys.readouterr().out
     assert "could not run: liars:Absent" in said
 
