@@ -118,7 +118,7 @@ def _measured(engine: Engine, ids: AnyArray, xb: F32, d: int, when: str, seconds
                 exact[number, : len(rows)] = -np.sort(-(xb[rows] @ query))
     return {
         "when": when,
-        "recall": round(topk.recall(exact, true, tolerance=1e-3), 4),
+        "recall": round(topk.recall(exact, true), 4),
         "us": round(float(np.median(took)) / 1e3, 1),
         "open_s": round(seconds, 2),
     }

@@ -114,7 +114,15 @@ def _check(chosen: argparse.Namespace) -> None:
     check_load(chosen.start_rate if chosen.rate is None else chosen.rate, chosen.seconds)
     check_load(chosen.start_rate, chosen.warm_up)
     check(chosen, rows=(1_000, 10**9), dims=DIMS, shards=(1, 256), workers=THREADS, connections=(1, 1_000))
-    check(chosen, k=(1, MAX_K), ef=(1, 10_000), per_call=(1, QUERIES), p99_ms=MILLISECONDS, deadline_ms=MILLISECONDS)
+    check(
+        chosen,
+        seed=(0, 2**63 - 1),
+        k=(1, MAX_K),
+        ef=(1, 10_000),
+        per_call=(1, QUERIES),
+        p99_ms=MILLISECONDS,
+        deadline_ms=MILLISECONDS,
+    )
     check_zipf(chosen.zipf)
     if chosen.per_call > 1 and (chosen.checkpoint or chosen.texts):
         raise InvalidParams("--per-call is for vector queries: leave out --checkpoint and --texts")

@@ -185,6 +185,8 @@ def _overload(bench: Bench, sender: Generator, requests: int, rate: float, times
     # calls that left late were fewer per second than were asked for: counted over the time that they took to leave
     seconds = point.calls / point.offered
     figures = overload_figures(outcome, deadline_s=deadline_s, seconds=seconds, peak=peak or rate)
+    if point.withheld:  # the sender was late: what of it is the server's cannot be told
+        figures = dict.fromkeys(figures)
     figures |= {
         "times": times,
         "offered_times": round(point.offered / rate, 2),
@@ -195,6 +197,9 @@ def _overload(bench: Bench, sender: Generator, requests: int, rate: float, times
         "back_to_normal_s": back_to_normal_s(after, normal_ms),
         "point": asdict(point),
     }
+    if point.withheld:
+        print(f"overload {times:g} x: {point.withheld}", flush=True)
+        return figures
     print(
         f"overload {times:g} x (sent {figures['offered_times']:.2f} x): goodput {figures['goodput']:.0f}/s, "
         f"{100 * figures['goodput_share']:.1f} % of peak; accepted p99 {figures['accepted_p99_ms']} ms; refused "

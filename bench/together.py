@@ -88,7 +88,7 @@ MEASUREMENTS = (
         "bench.capacity.main",
         "Cores, hosts and money for a rate, from the costs of the report in bench/reports/capacity.",
         ("--requests", "1000", "--out", "{out}/capacity"),
-        ("--requests", "3000"),
+        ("--requests", "3000", "--out", "{out}/capacity"),
     ),
     Measurement(
         "recall-latency",

@@ -1,7 +1,8 @@
 """How many cores and hosts a fleet needs: measured costs, a seeded simulation of a cell, a plan, a report.
 
-    retrieval bench capacity                     # the costs of the report that is there, without any measurement
-    retrieval bench capacity --calibrate         # measures this machine first, about two minutes
+    retrieval bench capacity                     # by the costs of the report that is there; only prints
+    retrieval bench capacity --cost hop_us=80    # what if
+    retrieval bench capacity --calibrate         # measures this machine first, about two minutes, and writes its report
     retrieval bench capacity --calibrate --validate
 
 Costs come from --costs, each may be replaced by --cost name=number, or are measured by --calibrate against leaves,
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure if asked, plan, write, print."""
     chosen = _parser().parse_args(arguments)
     began = time.monotonic()
+    if chosen.out is None and (chosen.calibrate or chosen.validate):
+        chosen.out = OUT  # what was measured is kept; what is only asked must not take its place
     target = Target(**{name: getattr(chosen, name) for name in Target.__dataclass_fields__})
     base = Cell(
         groups=((1,),), copies=chosen.copies, workers=chosen.workers, cache_hit=chosen.cache_hit,
@@ -57,22 +60,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if chosen.validate:
             checked = validate(stores[0], costs, chosen.rates, chosen.seconds, target.seed, _say)
     plan = make_plan(target, costs, base, lambda what, done, of: _say(f"plan: {what} ({done} of {of})"))
-    files = write_report(
-        chosen.out,
-        target=target,
-        costs=costs,
-        assumed={
-            "cache_hit": base.cache_hit,
-            "network_us": base.network_us,
-            "copies": base.copies,
-            "hedge_budget": base.hedge_budget,
-            **{f"{name} (in place of the measured cost)": value for name, value in _pairs(chosen.cost)},
-        },
-        plan=plan,
-        curve=_curve(target, costs, base, plan),
-        checked=checked,
-        facts={"commit": commit(), "seconds": round(time.monotonic() - began, 1), "note": chosen.note},
-    )
+    files: list[Path] = []
+    if chosen.out is not None:
+        files = write_report(
+            chosen.out,
+            target=target,
+            costs=costs,
+            assumed={
+                "cache_hit": base.cache_hit,
+                "network_us": base.network_us,
+                "copies": base.copies,
+                "hedge_budget": base.hedge_budget,
+                **{f"{name} (in place of the measured cost)": value for name, value in _pairs(chosen.cost)},
+            },
+            plan=plan,
+            curve=_curve(target, costs, base, plan),
+            checked=checked,
+            facts={"commit": commit(), "seconds": round(time.monotonic() - began, 1), "note": chosen.note},
+        )
     _tell(plan, target, files)
 
 
@@ -106,14 +111,15 @@ def _tell(plan: Plan, target: Target, files: Sequence[Path]) -> None:
     print("shards/call  calls  cell req/s  cells  leaf cores  broker cores  tower cores  hosts  p99 ms  $/million")
     for cut, each in plan.fleets:
         if each is None:
-            print(f"{cut:11}  no rate keeps p99 <= {target.p99_ms:g} ms")
+            print(f"{cut:11}  no rate keeps p99 <= {target.p99_ms:g} ms, or its leaves are too large for a host")
             continue
         print(
             f"{cut:11} {each.calls:6} {each.cell_rate:11,.0f} {each.cells:6,} {each.leaf_cores:11,} "
             f"{each.broker_cores:13,} {each.tower_cores:12,} {each.hosts:6,} {each.p99_ms:7.2f} "
             f"{each.dollars_per_million:10.2f}"
         )
-    print(f"breaks first: {plan.breaks_first}; written: {', '.join(map(str, files))}")
+    written = f"; written: {', '.join(map(str, files))}" if files else ""
+    print(f"breaks first: {plan.breaks_first}{written}")
     best = plan.best
     figures = {} if best is None else {**asdict(best), "cores": best.cores, "hosts": best.hosts}
     print(json.dumps({"rate": target.rate, "best": figures, "breaks_first": plan.breaks_first}))
@@ -144,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--hedge-budget", type=float, default=0.05, help="extra leaf calls as a share of all")
     add("--network-us", type=float, default=100.0, help="of a round trip between two hosts")
     add("--note", default="", help="a sentence for the report, such as on what else the machine did")
-    add("--out", type=Path, default=OUT, help="folder of the report")
+    add("--out", type=Path, help="folder of the report; bench/reports/capacity for one that measures, else none")
     return parser
 
 

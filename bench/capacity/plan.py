@@ -42,8 +42,11 @@ class Target:
 
     def __post_init__(self) -> None:
         for name in ("rate", "pins", "p99_ms", "rows_per_shard", "host_cores", "host_gib"):
-            if not (value := getattr(self, name)) > 0:
+            if not 0 < (value := getattr(self, name)) < math.inf:
                 raise InvalidParams(f"{name} = {value:g} is not acceptable: give a number above 0")
+        for name in ("products", "core_price", "gib_price", "seed"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise InvalidParams(f"{name} = {value:g} is not acceptable: give 0 or more")
         if self.requests < 1_000:
             raise InvalidParams(f"requests = {self.requests:,} are too few for a p99: give 1,000 or more")
 
@@ -92,7 +95,8 @@ class Fleet:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """fleets: one per cut, None where no rate keeps the bound; best: the cheapest; stress: rows of figures.
+    """fleets: one per cut, None where no rate keeps the bound or no host holds a leaf; best: the cheapest;
+    stress: rows of figures.
 
     idle_ms: of each cut, what the parts of a request take on an idle fleet, one after another.
     """
@@ -106,11 +110,19 @@ class Plan:
 
 def make_plan(target: Target, costs: Costs, base: Cell, progress: Progress | None = None) -> Plan:
     """Search the cuts, choose, and put the choice under stress. base: all of a cell but its groups and brokers."""
+    sizes = {cut: _leaf_gib(target, costs, cut) for cut in _SHARDS_PER_CALL}
+    least = min(sizes, key=lambda cut: sizes[cut])
+    if sizes[least] > target.host_gib:
+        raise InvalidParams(
+            f"a leaf of {least} shards needs {sizes[least]:,.0f} GiB, a host has {target.host_gib:,.0f}: give larger "
+            "hosts or smaller shards"
+        )
     fleets = []
     for done, shards in enumerate(_SHARDS_PER_CALL):
         if progress is not None:
             progress(f"{shards} shards in a call", done, len(_SHARDS_PER_CALL))
-        fleets.append((shards, _fleet(target, costs, base, shards)))
+        fits = sizes[shards] <= target.host_gib
+        fleets.append((shards, _fleet(target, costs, base, shards) if fits else None))
     found = [fleet for _, fleet in fleets if fleet is not None]
     best = min(found, key=lambda fleet: fleet.dollars_per_million, default=None)
     idle = {cut: _idle_ms(target, costs, base, cut) for cut in _SHARDS_PER_CALL}
@@ -182,18 +194,17 @@ def _fleet(target: Target, costs: Costs, base: Cell, shards: int) -> Fleet | Non
     return None if best is None else _sized(target, costs, cell, shards, rate, best)
 
 
+def _leaf_gib(target: Target, costs: Costs, shards: int) -> float:
+    """Memory of the largest group of shards."""
+    return max(sum(rows) for rows in target.groups(shards)) * costs.bytes_per_row / 2**30
+
+
 def _sized(target: Target, costs: Costs, cell: Cell, shards: int, rate: float, found: Simulated) -> Fleet:
     cells = math.ceil(target.rate / rate)
     workers = cells * cell.copies * cell.workers  # of each group
     # a host holds whole groups, as many as its memory takes, and its cores are shared out among them
-    gib = [sum(rows) * costs.bytes_per_row / 2**30 for rows in cell.groups]
-    too_large = max(gib)
-    if too_large > target.host_gib:
-        raise InvalidParams(
-            f"a leaf of {shards} shards needs {too_large:,.0f} GiB, a host has {target.host_gib:,.0f}: give larger "
-            "hosts or smaller shards"
-        )
-    together = max(1, min(int(target.host_gib / too_large), math.ceil(target.host_cores / workers)))
+    leaf_gib = _leaf_gib(target, costs, shards)
+    together = max(1, min(int(target.host_gib / leaf_gib), math.ceil(target.host_cores / workers)))
     leaf_hosts = max(
         math.ceil(len(cell.groups) * workers / target.host_cores), cell.copies * math.ceil(len(cell.groups) / together)
     )
@@ -201,7 +212,7 @@ def _sized(target: Target, costs: Costs, cell: Cell, shards: int, rate: float, f
     tower_cores = math.ceil(broker_cores * found.utilisation["tower"] / _FILL)
     broker_hosts = max(2, math.ceil((broker_cores + tower_cores) / target.host_cores))
     hosts = leaf_hosts + broker_hosts
-    memory = leaf_hosts * min(target.host_gib, together * too_large + target.host_cores * 0.1)
+    memory = leaf_hosts * min(target.host_gib, together * leaf_gib + target.host_cores * 0.1)
     per_hour = hosts * (target.host_cores * target.core_price + target.host_gib * target.gib_price)
     return Fleet(
         shards_per_call=shards,

@@ -10,8 +10,10 @@ such setting too.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -27,10 +29,12 @@ WARM_UP_S = 30.0  # at most, before the first setting
 _WARM_QUERIES = 16  # before each setting
 _BATCHES = 3  # batch calls of one setting
 _STDERR_TAIL = 400
+_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     """Do the job of the file named on the command line; its `result` file says what came of it."""
+    _end_with_parent()
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     result = Path(job["result"])
     try:
@@ -43,6 +47,12 @@ def main() -> None:
         found = {"reason": _sentence(error)}
     result.write_text(json.dumps(found), encoding="utf-8")
     os._exit(0)  # a library's exit handlers have been seen to hang or crash, and there is nothing left to say
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed would leave this process measuring, and disturbing what is measured after it."""
+    with contextlib.suppress(OSError, AttributeError):  # Linux alone has it
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _build(engine: Engine, job: dict[str, Any]) -> dict[str, Any]:
@@ -76,11 +86,7 @@ def _search(engine: Engine, job: dict[str, Any]) -> dict[str, Any]:
     began = time.perf_counter()
     engine.open(folder, job["params"], job["threads"])
     open_s = time.perf_counter() - began
-    first = job["settings"][0]
-    search = engine.searcher(first["k"], first["effort"])
-    began_ns = time.perf_counter_ns()
-    search(xq[-1:])
-    first_query_ns = time.perf_counter_ns() - began_ns
+    first_query_ns = _first_query_ns(engine, job["settings"], xq[-1:])
     _warm_up(engine, job["settings"], xq)
     settings: list[dict[str, Any]] = []
     for number, setting in enumerate(job["settings"]):
@@ -89,8 +95,8 @@ def _search(engine: Engine, job: dict[str, Any]) -> dict[str, Any]:
         except Exception as error:
             settings.append({"reason": _sentence(error)})
             continue
-        np.savez(out / f"{number}.npz", ids=found[0], latency_ns=found[1])
-        settings.append({"cpu_share": found[2]})
+        np.savez(out / f"{number}.npz", ids=found[0], latency_ns=found[1], asked=found[2])
+        settings.append({"cpu_share": found[3]})
     resident = tree_status("VmRSS")
     return {
         "open_s": open_s,
@@ -100,8 +106,10 @@ def _search(engine: Engine, job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _measure(engine: Engine, k: int, effort: Params, mode: str, xq: F32, budget_s: float) -> tuple[Any, Any, float]:
-    """Ids [m, k] of the first m queries, as many as the budget allows, their times, and CPU time over time.
+def _measure(
+    engine: Engine, k: int, effort: Params, mode: str, xq: F32, budget_s: float
+) -> tuple[Any, Any, int, float]:
+    """Ids [m, k] of the first m queries, as many as the budget allows, their times, m, and CPU time over time.
 
     single: nanoseconds of each query; batch: nanoseconds per query of each of three calls.
     """
@@ -119,21 +127,21 @@ def _measure(engine: Engine, k: int, effort: Params, mode: str, xq: F32, budget_
         clock = _Clock()
         for _ in range(_BATCHES):
             began = time.perf_counter_ns()
-            ids = search(several)
+            ids = np.asarray(search(several))  # an answer that is made when it is looked at is made here
             times.append((time.perf_counter_ns() - began) // len(several))
-        return _wide(np.asarray(ids), k), np.array(times, np.int64), clock.share()
+        return _wide(ids, k), np.array(times, np.int64), len(several), clock.share()
     answers, times = [], []
     clock = _Clock()
     stop = time.perf_counter_ns() + int(budget_s * 1e9)
     for single in singles:
         began = time.perf_counter_ns()
-        ids = search(single)
+        ids = np.asarray(search(single))
         ended = time.perf_counter_ns()
         times.append(ended - began)
-        answers.append(_wide(np.asarray(ids), k))
+        answers.append(_wide(ids, k))
         if ended > stop:
             break
-    return np.concatenate(answers), np.array(times, np.int64), clock.share()
+    return np.concatenate(answers), np.array(times, np.int64), len(times), clock.share()
 
 
 class _Clock:
@@ -148,10 +156,23 @@ class _Clock:
 
 def _wide(ids: AnyArray, k: int) -> AnyArray:
     """Ids [q, m] as [q, k]: some libraries return shorter rows where they found fewer."""
+    if ids.dtype.kind == "O":
+        raise TypeError("answered with objects that are no numbers")
     if ids.ndim != 2 or ids.shape[1] >= k:
         return ids
     signed = ids.astype(np.int64) if ids.dtype.kind == "u" else ids
     return np.pad(signed, ((0, 0), (0, k - ids.shape[1])), constant_values=-1)
+
+
+def _first_query_ns(engine: Engine, settings: Sequence[dict[str, Any]], query: F32) -> int | None:
+    """Of the first setting that the engine can do."""
+    for setting in settings:
+        with contextlib.suppress(Exception):
+            search = engine.searcher(setting["k"], setting["effort"])
+            began = time.perf_counter_ns()
+            search(query)
+            return time.perf_counter_ns() - began
+    return None
 
 
 def _warm_up(engine: Engine, settings: Sequence[dict[str, Any]], xq: F32) -> None:

@@ -194,12 +194,12 @@ def _write(folder: Path, order: str, draw: Draw, truth: Path | None) -> None:
 
 
 def _open(folder: Path) -> DataSet:
-    facts: dict[str, Any] = json.loads((folder / "data.json").read_text(encoding="utf-8"))
-    truth = facts.pop("given_truth")
-    found = DataSet(**facts, folder=folder, given_truth=Path(truth) if truth else None)
     try:
+        facts: dict[str, Any] = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+        truth = facts.pop("given_truth")
+        found = DataSet(**facts, folder=folder, given_truth=Path(truth) if truth else None)
         intact = digest_of(found.base(), found.queries()) == found.digest
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, KeyError):
         intact = False
     if not intact:
         raise DamagedData(f"the cached vectors in {folder} are not those of its data.json: remove the folder")

@@ -1,12 +1,17 @@
-"""Facts that every row carries: the machine, and the commit of the code. Knows nothing about engines or data."""
+"""Facts that every row carries: the machine, and the code that is measured. Knows nothing about engines or data."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
 from pathlib import Path
 from typing import Any
+
+import index_builders
+from retrieval import indexes
+from retrieval.kernel import _native
 
 
 def machine() -> dict[str, Any]:
@@ -29,6 +34,16 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return name + ("+" if changed else "")
+
+
+def own_code() -> str:
+    """SHA-256 of what our indexes are made by: the builders, the kinds, the kernel."""
+    found = hashlib.sha256()
+    modules = (index_builders, indexes)
+    files = [file for module in modules for folder in module.__path__ for file in sorted(Path(folder).glob("*.py"))]
+    for file in [*files, Path(str(_native.__file__))]:
+        found.update(file.name.encode() + file.read_bytes())
+    return found.hexdigest()
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -10,9 +10,12 @@ Engines that are not installed are rows with that reason: `pip install 'retrieva
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import signal
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     work = (args.work or args.out.with_name(args.out.name + ".work")).resolve()
     work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    with progress_printer("recall-latency") as progress:
+    with progress_printer("recall-latency") as progress, _ended_in_order():
         for order in args.data:
             data = make_data(order, work, queries=args.queries, progress=progress)
+            for k in plan.ks:
+                if k > data.n:
+                    print(f"k = {k:,} is more than the {data.n:,} rows of {data.name}: not measured there")
             true = true_scores(data, max(plan.ks), work, progress)
             Sweep(plan, data, true, work, args.out, progress).run()
     rows = read_all(args.out)
@@ -61,6 +67,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             {"rows": len(rows), "out": str(args.out), "failed": failed, "seconds": round(time.monotonic() - began, 1)}
         )
     )
+    if all(row["reason"] for row in rows):
+        raise SystemExit(1)
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """SIGTERM ends this command as Ctrl-C does, and with it the child of the moment."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _by_engine(option: str, texts: Sequence[str]) -> dict[str, list[dict[str, Any]]]:

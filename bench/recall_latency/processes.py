@@ -32,6 +32,8 @@ def run_job(
         **os.environ,
         **{name: str(threads) for name in _THREAD_VARIABLES},
         "TOKENIZERS_PARALLELISM": "false",
+        # an adapter of one's own lies where the command runs, and the child runs elsewhere
+        "PYTHONPATH": os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(Path.cwd())]),
     }
     with log.open("wb") as output:
         own = os.sched_getaffinity(0)

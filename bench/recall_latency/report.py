@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.arguments import parser_of
 from bench.recall_latency.figures import Panel, Point, panels_of, points_of
 from bench.recall_latency.plots import draw
-from bench.recall_latency.rows import Row, read_all
+from bench.recall_latency.rows import Row, of_one_setting, read_all
 from bench.recall_latency.tables import (
     Table,
     build_table,
@@ -31,11 +31,13 @@ from retrieval.errors import StoreError
 _TITLE = "Recall against latency"
 _NOTES = (
     "Recall is computed by the harness from the returned ids: exact inner products against the true k-th score, so "
-    "that ties count; an id returned twice counts once, an unknown one not at all.",
+    "that ties count; an id returned twice counts once, an unknown one not at all. All data are compared by cosine, "
+    "whatever metric their publisher names.",
     "us: microseconds per query, the mean over queries (single) or the median of three calls (batch); the median over "
     "repeats [least, greatest]. Engines take turns repeat by repeat, each run in a process of its own, pinned to one "
     "core where it says one thread. Each cell is the fastest measured effort that reaches the recall; ÷ ours: its time "
-    "over that of our fastest kind, above 1 is slower than ours.",
+    "over that of our fastest kind, above 1 is slower than ours. An engine too slow for all queries in the time of a "
+    "setting was asked fewer, and its recall is of those.",
 )
 _BUILD_NOTE = (
     "Built with all cores. Peak: memory of the building process and those that it started, above what it held before "
@@ -55,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of("report", __doc__)
     parser.add_argument("folder", type=Path, help="what `retrieval bench recall-latency --out` wrote")
     args = parser.parse_args(arguments)
-    rows = read_all(args.folder)
+    found = read_all(args.folder)
+    rows = of_one_setting(found)
+    if len(rows) < len(found):
+        print(f"{len(found) - len(rows)} rows of earlier settings are left out: they do not belong to the same repeats")
     written = write_report(args.folder, rows)
     print((args.folder / "report.md").read_text(encoding="utf-8"))
     print(json.dumps({"rows": len(rows), "written": [str(path) for path in written]}))

@@ -74,7 +74,7 @@ def read_rows(path: Path) -> list[Row]:
     """The rows of one file. DamagedData when it is none of ours."""
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise DamagedData(f"{path} cannot be read as rows ({error}): remove it, its run is made again") from None
     missing = [name for name in SCHEMA.names if name not in table.schema.names]
     if missing:
@@ -99,6 +99,21 @@ def read_all(out: Path) -> list[Row]:
         if row["data"] in several:
             row["data"] = f"{row['data']}-{row['data_digest'][:8]}"
     return rows
+
+
+def of_one_setting(rows: Sequence[Row]) -> list[Row]:
+    """The rows that may be taken together: of each engine, build and data those with the settings of its first repeat.
+
+    Repeats are measured in their order, so what later ones say of other settings is older.
+    """
+    first: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        unit = (row["data"], row["engine"], row["build"])
+        if unit not in first or row["repeat"] < first[unit]["repeat"]:
+            first[unit] = row
+    return [
+        row for row in rows if row["settings_key"] == first[row["data"], row["engine"], row["build"]]["settings_key"]
+    ]
 
 
 def plain(value: Any) -> str:

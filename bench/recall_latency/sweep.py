@@ -6,6 +6,7 @@ on, and engines can be added one by one. What fails is a row with its reason. Kn
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -22,7 +23,7 @@ import numpy as np
 from bench.recall_latency.data import DataSet
 from bench.recall_latency.engines.interface import Engine, Kind, Params, engine_class, versions
 from bench.recall_latency.judge import judge
-from bench.recall_latency.machine import commit, machine
+from bench.recall_latency.machine import commit, machine, own_code
 from bench.recall_latency.processes import run_job
 from bench.recall_latency.rows import Row, plain, read_rows, write_rows
 from retrieval.errors import DamagedData, InvalidParams
@@ -52,13 +53,17 @@ class Plan:
             if value < least:
                 raise InvalidParams(f"{name} = {value} is not acceptable: it must be {least} or more")
         for name, seconds in (("budget_s", self.budget_s), ("limit_s", self.limit_s)):
-            if seconds <= 0:
+            if not seconds > 0:
                 raise InvalidParams(f"{name} = {seconds} is not acceptable: it must be above 0")
         if not self.ks or min(self.ks) < 1:
             raise InvalidParams(f"k = {', '.join(map(str, self.ks))} is not acceptable: ask for 1 answer or more")
         for mode in self.modes:
             if mode not in MODES:
                 raise InvalidParams(f"mode {mode!r} is not known: choose from {', '.join(MODES)}")
+        for option, names in (("--again", self.again), ("--build", self.builds), ("--effort", self.given_efforts)):
+            for name in names:
+                if name not in self.engines:
+                    raise InvalidParams(f"{option} names {name!r}, which is not among the engines that are measured")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +82,13 @@ class Unit:
 
     @property
     def marks(self) -> list[Any]:
-        """What makes a kept index the one that is asked for: parameters, versions, the adapter's own text."""
+        """What makes a kept index the one that is asked for: parameters, versions, the adapter's text, our builders."""
         return [
             self.name,
             self.params,
             versions(self.engine),
             inspect.getsource(inspect.getmodule(self.engine) or object),
+            own_code() if self.engine.kind is Kind.OURS else "",
         ]
 
 
@@ -128,9 +134,10 @@ class Sweep:
         folder = self._index(unit)
         record, key = folder / "built.json", _digest(unit.marks)
         if record.is_file():
-            kept: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-            if kept["key"] == key:
-                return kept
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged record: built again
+                kept: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+                if kept["key"] == key:
+                    return kept
         partial = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "index").mkdir(parents=True)
@@ -216,11 +223,10 @@ class Sweep:
         if "reason" in found:
             return {"reason": f"searching: {found['reason']}"}
         with np.load(answers) as file:
-            ids, latency = file["ids"], file["latency_ns"]
-        asked = len(ids) if ids.ndim else 0
-        if ids.ndim != 2 or ids.shape[1] != k or not 0 < asked <= self.data.q or ids.dtype.kind not in "iu":
+            ids, latency, asked = file["ids"], file["latency_ns"], int(file["asked"])
+        if ids.shape != (asked, k) or ids.dtype.kind not in "iu":
             shape = f"{ids.dtype} of shape {list(ids.shape)}"
-            return {"reason": f"searching: answered with {shape}, not whole numbers of shape [queries, {k}]"}
+            return {"reason": f"searching: answered with {shape}, not whole numbers of shape [{asked}, {k}]"}
         whole: I64 = ids.astype(np.int64)
         judged = judge(self.data.base(), self.data.queries()[:asked], whole, self.true[:asked, : min(k, self.data.n)])
         return {
@@ -256,16 +262,14 @@ def _digest(value: Any) -> str:
 
 
 def _finished(path: Path, key: str) -> bool:
-    """Are there rows of this very run? A run that failed is tried again."""
+    """Are there rows of this very run? One in which anything failed is made again."""
     if not path.is_file():
         return False
     try:
         rows = read_rows(path)
     except DamagedData:
         return False
-    return all(row["settings_key"] == key for row in rows) and not any(
-        row["reason"] and row["k"] is None for row in rows
-    )
+    return all(row["settings_key"] == key and not row["reason"] for row in rows)
 
 
 def _spread(efforts: Sequence[Params], most: int) -> list[Params]:

@@ -38,6 +38,7 @@ def panel_table(points: Sequence[Point]) -> Table:
     """Every engine of one panel at the targets; ordered by time at 0.95, then 0.90, then name."""
     best = {target: best_at(points, target) for target in TARGETS}
     ours = {target: _ours(best[target]) for target in TARGETS}
+    most = max((point.queries for point in points), default=0)
     names = sorted(
         {point.name for point in points},
         key=lambda name: tuple(best[t][name].us if name in best[t] else float("inf") for t in (0.95, 0.90)) + name,
@@ -52,7 +53,7 @@ def panel_table(points: Sequence[Point]) -> Table:
                 continue
             cells += [
                 f"{found.us:.0f} [{found.low:.0f}, {found.high:.0f}]",
-                f"{found.recall:.3f}",
+                f"{found.recall:.3f}" + (f" of {found.queries} queries" if found.queries < most else ""),
                 f"{found.us / reference.us:.2f}" if reference else "",
             ]
         lines.append(tuple(cells))
@@ -93,7 +94,7 @@ def build_table(rows: Sequence[Row]) -> Table:
     lines = []
     for key, group in _by(rows, ("data", "engine", "build")).items():
         built = next((row for row in group if row["build_s"] is not None), None)
-        opened = [row for row in group if row["open_s"] is not None]
+        opened = [row for row in group if row["open_s"] is not None and row["first_query_ns"] is not None]
         if built is None or not opened:
             continue
         lines.append(

@@ -80,6 +80,6 @@ def _check_given(data: DataSet, path: Path, scores: F32) -> None:
     if recall < _LEAST_GIVEN_RECALL:
         way_out = "leave it out, it is not needed" if path.suffix in VECS else "fetch it again"
         raise InvalidData(
-            f"{path} has the ground truth of other data: {recall:.3f} of its rows are among the {k} nearest by cosine, "
-            f"and {_LEAST_GIVEN_RECALL} must be; {way_out}"
+            f"{path} has the ground truth of other data, or not by cosine: {recall:.3f} of its rows are among the {k} "
+            f"nearest, and {_LEAST_GIVEN_RECALL} must be; {way_out}"
         )

@@ -61,8 +61,10 @@ def read_hdf5(path: Path, *, limit_queries: int) -> tuple[F32, F32, bool]:
         missing = [name for name in ("train", "test") if name not in file]
         if missing:
             raise InvalidData(f"{path} has no data set {missing[0]!r}: an ann-benchmarks file has train and test")
+        distance = file.attrs.get("distance")
+        distance = distance.decode() if isinstance(distance, bytes) else distance
         xb, xq = np.asarray(file["train"], np.float32), np.asarray(file["test"][:limit_queries], np.float32)
-        return xb, xq, "neighbors" in file and file.attrs.get("distance") == "angular"
+        return xb, xq, "neighbors" in file and distance == "angular"
 
 
 def read_truth(path: Path, limit: int) -> AnyArray:
@@ -70,7 +72,10 @@ def read_truth(path: Path, limit: int) -> AnyArray:
     if path.suffix in VECS:
         return read_vecs(path, limit)
     with _hdf5(path) as file:
-        return np.asarray(file["neighbors"][:limit])
+        found = np.asarray(file["neighbors"][:limit])
+        if found.ndim != 2:
+            raise InvalidData(f"the neighbors of {path} have the shape {found.shape}: rows of them are needed")
+        return found
 
 
 @contextlib.contextmanager
@@ -83,7 +88,7 @@ def _hdf5(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise InvalidData(f"{path} cannot be read as HDF5 ({error}): fetch it again") from None
 
 

@@ -12,6 +12,7 @@ import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.capacity import main as capacity_main
 from bench.capacity.costs import Costs, read_costs
 from bench.capacity.main import main
 from bench.capacity.model import Cell, simulate
@@ -193,6 +194,8 @@ def test_a_bound_that_nothing_keeps_is_said() -> None:
         (["--cost", "hop_us"], "--cost 'hop_us' is not name=number: write for example --cost hop_us=80"),
         (["--cost", "speed=3"], "cost speed is not acceptable: extra inputs are not permitted"),
         (["--cache-hit", "3"], "cache_hit = 3 is not acceptable: it is a share, 0 to 1"),
+        (["--rate", "inf"], "rate = inf is not acceptable"),
+        (["--seed", "-1"], "seed = -1 is not acceptable: give 0 or more"),
         (["--requests", "10"], "requests = 10 are too few for a p99: give 1,000 or more"),
         (["--rates", "10,x"], "'x' is not acceptable here: give a number above 0"),
         (["--rows-per-shard", "800000000"], "a leaf of 2 shards needs .* GiB, a host has 512: give larger hosts"),
@@ -203,6 +206,19 @@ def test_mistakes_are_one_sentence(tmp_path: Path, arguments: list[str], sentenc
     given_costs = [] if "--costs" in arguments else ["--costs", str(tmp_path / "costs.json")]
     with pytest.raises(InvalidParams, match=sentence):
         main([*given_costs, "--out", str(tmp_path / "out"), *arguments])
+
+
+def test_a_cut_that_no_host_can_hold_is_left_out_and_what_if_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    COSTS.write(tmp_path / "costs.json")
+    monkeypatch.setattr(capacity_main, "OUT", tmp_path / "reports")
+    main(["--costs", str(tmp_path / "costs.json"), "--cost", "hop_us=7", "--requests", "1000", "--host-gib", "150"])
+    said = capsys.readouterr().out
+    assert "written" not in said
+    assert "its leaves are too large for a host" in said
+    assert json.loads(said.splitlines()[-1])["best"]["hosts"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["costs.json"]
 
 
 def test_costs_that_are_no_costs(tmp_path: Path) -> None:

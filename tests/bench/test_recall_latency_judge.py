@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 
 from bench.recall_latency.figures import best_at, frontier, points_of
 from bench.recall_latency.judge import judge
+from bench.recall_latency.rows import of_one_setting
 from bench.recall_latency.tables import facts, fault_table, panel_table, verdict
 from retrieval import topk
+from retrieval.topk import exact_search, normalise
 from retrieval.types import Metric
 
 
@@ -75,6 +77,30 @@ def test_a_point_is_the_median_of_repeats_with_their_spread() -> None:
     rows = [row("hnsw", 20, 0.96, us, repeat=number) for number, us in enumerate((30.0, 10.0, 11.0))]
     [point] = points_of(rows)
     assert (point.us, point.low, point.high, point.repeats) == (11.0, 10.0, 30.0, 3)
+
+
+def test_rows_that_only_nearly_tie_are_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    xb = normalise(1 + np.float32(0.003) * rng.standard_normal((3_000, 64), dtype=np.float32))
+    xq = normalise(1 + np.float32(0.003) * rng.standard_normal((10, 64), dtype=np.float32))
+    rows, true = exact_search(xq, xb, 10, Metric.COSINE)
+    assert judge(xb, xq, rows.astype(np.int64), true).recall.mean() == 1
+    others = rng.integers(3_000, size=(10, 10))
+    assert judge(xb, xq, others, true).recall.mean() < 0.3
+
+
+def test_repeats_of_other_settings_are_left_out() -> None:
+    rows = [row("hnsw", 20, 0.96, 50.0, repeat=0, settings_key="new")]
+    rows += [row("hnsw", 20, 0.96, 10.0, repeat=number, settings_key="old") for number in (1, 2)]
+    rows += [row("peer", 7, 0.97, 25.0, repeat=number, settings_key="other") for number in (0, 1)]
+    kept = of_one_setting(rows)
+    assert [(each["engine"], each["repeat"]) for each in kept] == [("hnsw", 0), ("peer", 0), ("peer", 1)]
+
+
+def test_a_recall_of_fewer_queries_says_so() -> None:
+    few = row("slow", 9, 1.0, 90.0, queries=2)
+    lines = {line[0]: line for line in panel_table(points_of([row("hnsw", 20, 0.96, 50.0), few])).lines}
+    assert (lines["hnsw"][3], lines["slow"][3]) == ("0.960", "1.000 of 2 queries")
 
 
 def test_a_recall_that_is_the_target_reaches_it() -> None:

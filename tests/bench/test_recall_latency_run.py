@@ -1,11 +1,17 @@
 """The whole way with engines that lie, crash, hang or are absent: counted or told, and the others go on."""
 
+import contextlib
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from bench.recall_latency import sweep
 from bench.recall_latency.data import make_data
 from bench.recall_latency.engines.interface import ENGINES, engine_class, padded
 from bench.recall_latency.main import main
@@ -51,6 +57,20 @@ class Floats(Honest):
     def searcher(self, k, effort):
         return lambda xq: self.exact(xq, k) + 0.5
 
+class HalfBatch(Honest):
+    def searcher(self, k, effort):
+        return lambda xq: self.exact(xq[: (len(xq) + 1) // 2], k)
+
+class Nothing(Honest):
+    def searcher(self, k, effort):
+        return lambda xq: None
+
+class Deep(Honest):
+    def searcher(self, k, effort):
+        if effort["ef"] == 1:
+            raise ValueError("ef 1 is too little")
+        return lambda xq: self.exact(xq, k)
+
 class Absent(Honest):
     def build(self, *arguments):
         import no_such_library
@@ -95,7 +115,9 @@ def measure(out: Path, *engines: str, more: tuple[str, ...] = ()) -> list[Row]:
 
 
 def test_what_an_engine_does_wrong_is_counted_or_told(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = ("Honest", "Liar", "Short", "Floats", "Absent", "Crashes", "Raises", "Shallow")
+    names = (
+        "Honest", "Liar", "Short", "Floats", "HalfBatch", "Nothing", "Deep", "Absent", "Crashes", "Raises", "Shallow",
+    )  # fmt: skip
     rows = measure(work / "out", *names)
     of = {name: [row for row in rows if row["engine"] == f"liars:{name}"] for name in names}
     assert len(of["Honest"]) == 6
@@ -114,8 +136,16 @@ def test_what_an_engine_does_wrong_is_counted_or_told(work: Path, capsys: pytest
         ("batch", 24, ""),
     }
     assert {row["reason"] for row in of["Floats"]} == {
-        "searching: answered with float64 of shape [6, 5], not whole numbers of shape [queries, 5]"
+        "searching: answered with float64 of shape [6, 5], not whole numbers of shape [6, 5]"
     }
+    assert {(row["mode"], row["reason"]) for row in of["HalfBatch"]} == {
+        ("single", ""),
+        ("batch", "searching: answered with int64 of shape [3, 5], not whole numbers of shape [6, 5]"),
+    }
+    assert {row["reason"] for row in of["Nothing"]} == {
+        "searching: TypeError: answered with objects that are no numbers"
+    }
+    assert [row["reason"] for row in of["Deep"]] == 2 * ["searching: ValueError: ef 1 is too little", "", ""]
     assert [row["reason"] for row in of["Absent"]] == [
         "building: cannot be imported: No module named 'no_such_library'"
     ]
@@ -195,6 +225,10 @@ def test_an_engine_or_setting_that_is_none_is_refused(tmp_path: Path) -> None:
         Plan(engines=("flat",), modes=("both",))
     with pytest.raises(InvalidParams, match="ask for 1 answer or more"):
         Plan(engines=("flat",), ks=(0,))
+    with pytest.raises(InvalidParams, match="engine 'json:JSONDecoder' has no kind: an adapter has what `Engine` has"):
+        engine_class("json:JSONDecoder")
+    with pytest.raises(InvalidParams, match="--again names 'hnws', which is not among the engines that are measured"):
+        Plan(engines=("flat",), again=("hnws",))
     with pytest.raises(InvalidData, match="has no rows"):
         read_all(tmp_path)
     (tmp_path / "rows").mkdir()
@@ -205,6 +239,36 @@ def test_an_engine_or_setting_that_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_ragged_answers_are_padded() -> None:
     assert padded([[1, 2, 3], [], [9]], 2).tolist() == [[1, 2], [-1, -1], [9, -1]]
+
+
+def test_an_index_of_other_builders_is_built_again(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = sweep.Unit(name="flat", engine=engine_class("flat"), params={})
+    peer = sweep.Unit(name="hnswlib", engine=engine_class("hnswlib"), params={})
+    before = unit.marks, peer.marks
+    monkeypatch.setattr(sweep, "own_code", lambda: "another")
+    assert unit.marks != before[0]
+    assert peer.marks == before[1]
+
+
+def test_a_command_that_is_ended_takes_its_child_along(work: Path) -> None:
+    line = [sys.executable, "-m", "bench.recall_latency.main", "--data", DATA, "--engines", "liars:Hangs"]
+    command = subprocess.Popen([*line, "--out", str(work / "out")], stderr=subprocess.DEVNULL)
+    child, until = None, time.monotonic() + 60
+    while child is None and time.monotonic() < until:
+        time.sleep(0.02)
+        child = engine_child(command.pid)
+    assert child is not None
+    command.send_signal(signal.SIGTERM)
+    assert command.wait(timeout=30) == 143
+    assert not Path(f"/proc/{child}").exists()
+
+
+def engine_child(pid: int) -> int | None:
+    with contextlib.suppress(OSError):
+        for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            if b"bench.recall_latency.child" in Path(f"/proc/{each}/cmdline").read_bytes():
+                return int(each)
+    return None
 
 
 def test_builds_and_efforts_can_be_chosen(work: Path) -> None:

@@ -55,6 +55,8 @@ class Engine(Protocol):
         ...
 
 
+_MEMBERS = ("kind", "packages", "builds", "efforts", "build", "open", "searcher")
+
 ENGINES = {
     "flat": "bench.recall_latency.engines.ours:Flat",
     "hnsw": "bench.recall_latency.engines.ours:Hnsw",
@@ -87,6 +89,9 @@ def engine_class(name: str) -> type[Engine]:
         found: type[Engine] = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise InvalidParams(f"engine {name!r} cannot be loaded: {error}") from None
+    lacking = [member for member in _MEMBERS if not hasattr(found, member)]
+    if lacking:
+        raise InvalidParams(f"engine {name!r} has no {lacking[0]}: an adapter has what `Engine` has")
     return found
 
 
