@@ -93,7 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", type=Path, help="query tower of the server that is started: text queries are measured too")
     add("--set", dest="settings", action="append", metavar="NAME=VALUE", help="a setting of the server, as in `serve`")
     add("--texts", type=Path, help="query texts, one a line, most frequent first; with --target they are searched")
-    add("--zipf", type=float, default=1.0, help="exponent of how often a text is searched; 0 for all alike")
+    add(
+        "--zipf",
+        type=float,
+        default=1.0,
+        help="exponent of how often a text is searched; 0 for all alike, as vectors are",
+    )
     add("--per-call", type=int, default=1, help="vector queries in a call; above 1 it is SearchBatch, rates are calls")
     add("--k", type=int, default=100)
     add("--ef", type=int, help="of hnsw; heavy searches show what overload does where the calls alone cost little")

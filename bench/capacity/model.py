@@ -57,6 +57,8 @@ class Cell:
         for name in ("cache_hit", "background", "slow", "hedge_budget"):
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise InvalidParams(f"{name} = {value:g} is not acceptable: it is a share, 0 to 1")
+        if not 0 <= self.network_us < 1e9:
+            raise InvalidParams(f"network_us = {self.network_us:g} is not acceptable: give microseconds, 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

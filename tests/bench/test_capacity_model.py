@@ -194,6 +194,8 @@ def test_a_bound_that_nothing_keeps_is_said() -> None:
         (["--cost", "hop_us"], "--cost 'hop_us' is not name=number: write for example --cost hop_us=80"),
         (["--cost", "speed=3"], "cost speed is not acceptable: extra inputs are not permitted"),
         (["--cache-hit", "3"], "cache_hit = 3 is not acceptable: it is a share, 0 to 1"),
+        (["--network-us", "nan"], "network_us = nan is not acceptable: give microseconds, 0 or more"),
+        (["--core-price", "-1"], "core_price = -1 is not acceptable: give 0 or more"),
         (["--rate", "inf"], "rate = inf is not acceptable"),
         (["--seed", "-1"], "seed = -1 is not acceptable: give 0 or more"),
         (["--requests", "10"], "requests = 10 are too few for a p99: give 1,000 or more"),
