@@ -65,7 +65,7 @@ def make_data(order: str, work: Path, *, queries: int, progress: Progress | None
     key = hashlib.sha256(json.dumps([order, queries, _marks(order)]).encode()).hexdigest()[:12]
     folder = work / "data" / f"{_name(order)}-{key}"
     if not (folder / "data.json").is_file():
-        draw, truth = _draw(order, work, queries, progress)
+        draw, truth = _drawer(order)(work, queries, progress)
         _check(order, draw)
         _write(folder, order, Draw(_unit(draw.xb), _unit(draw.xq)), truth)
     return _open(folder)
@@ -81,19 +81,22 @@ def digest_of(xb: AnyArray, xq: AnyArray) -> str:
     return found.hexdigest()
 
 
-def _draw(order: str, work: Path, queries: int, progress: Progress | None) -> tuple[Draw, Path | None]:
+def check_order(order: str) -> None:
+    """InvalidParams for an order that is none; what its files hold is seen when they are read."""
+    _drawer(order)
+
+
+def _drawer(order: str) -> Callable[[Path, int, Progress | None], tuple[Draw, Path | None]]:
+    """What makes the set, given the folder of caches, the number of queries and the progress."""
     head, _, rest = order.partition(":")
     first = Path(head)
     if first.suffix in vector_files.HDF5:
-        xb, xq, has_truth = vector_files.read_hdf5(first, limit_queries=queries)
-        return Draw(xb, xq), first if has_truth else None
+        return lambda work, queries, progress: _read_hdf5(first, queries)
     if first.suffix in vector_files.VECS:
         paths = [Path(part) for part in rest.split(":") if part]
         if len(paths) not in (1, 2) or any(path.suffix not in vector_files.VECS for path in paths):
             raise InvalidParams(f"data {order!r} is not acceptable: write BASE.fvecs:QUERIES.fvecs[:TRUTH.ivecs]")
-        base, asked = vector_files.read_vecs(first), vector_files.read_vecs(paths[0], queries)
-        truth = paths[1] if len(paths) == 2 else None
-        return Draw(np.asarray(base, np.float32), np.asarray(asked, np.float32)), truth
+        return lambda work, queries, progress: _read_vecs(first, paths, queries)
     if head in GENERATORS:
         body, options = _options(rest, order)
         try:
@@ -103,10 +106,8 @@ def _draw(order: str, work: Path, queries: int, progress: Progress | None) -> tu
             n = d = seed = 0
         if n < 1 or d < 1 or seed < 0 or options:
             raise InvalidParams(f"data {order!r} is not acceptable: write {head}:ROWSxDIM or {head}:ROWSxDIM,seed=2")
-        return GENERATORS[head](n, d, queries, seed), None
+        return lambda work, queries, progress: (GENERATORS[head](n, d, queries, seed), None)
     if head in ("catalogue", "texts"):
-        from bench.recall_latency.texts import catalogue_draw, texts_draw  # and with it torch
-
         body, options = _options(rest, order)
         what, _, checkpoint = body.partition(":")
         if not checkpoint:
@@ -114,11 +115,32 @@ def _draw(order: str, work: Path, queries: int, progress: Progress | None) -> tu
         rows = options.pop("rows", None) if head == "texts" else None
         if options or not (rows is None or rows.isdigit()):
             raise InvalidParams(f"data {order!r} is not acceptable: only texts: takes ,rows=NUMBER, and nothing else")
-        if head == "catalogue":
-            return catalogue_draw(what, Path(checkpoint), queries, progress), None
         limit = None if rows is None else int(rows)
-        return texts_draw(Path(what), Path(checkpoint), limit, queries, work / "encoded", progress), None
+        return lambda work, queries, progress: (
+            _embed(head, what, Path(checkpoint), limit, queries, work, progress),
+            None,
+        )
     raise InvalidParams(f"data {order!r} is not acceptable: write one of {_ORDERS}")
+
+
+def _read_hdf5(path: Path, queries: int) -> tuple[Draw, Path | None]:
+    xb, xq, has_truth = vector_files.read_hdf5(path, limit_queries=queries)
+    return Draw(xb, xq), path if has_truth else None
+
+
+def _read_vecs(base: Path, others: list[Path], queries: int) -> tuple[Draw, Path | None]:
+    xb, xq = vector_files.read_vecs(base), vector_files.read_vecs(others[0], queries)
+    return Draw(np.asarray(xb, np.float32), np.asarray(xq, np.float32)), others[1] if len(others) == 2 else None
+
+
+def _embed(
+    head: str, what: str, checkpoint: Path, limit: int | None, queries: int, work: Path, progress: Progress | None
+) -> Draw:
+    from bench.recall_latency.texts import catalogue_draw, texts_draw  # and with it torch
+
+    if head == "catalogue":
+        return catalogue_draw(what, checkpoint, queries, progress)
+    return texts_draw(Path(what), checkpoint, limit, queries, work / "encoded", progress)
 
 
 def _marks(order: str) -> list[list[Any]]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.arguments import parser_of
-from bench.recall_latency.data import make_data
+from bench.recall_latency.data import check_order, make_data
 from bench.recall_latency.engines.interface import ENGINES, engine_class
 from bench.recall_latency.rows import read_all
 from bench.recall_latency.sweep import MODES, Plan, Sweep
@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     for name in (*plan.engines, *plan.builds, *plan.given_efforts):
         engine_class(name)  # a mistyped name is told before an hour of data
+    for order in args.data:
+        check_order(order)
     work = (args.work or args.out.with_name(args.out.name + ".work")).resolve()
     work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()

@@ -237,6 +237,12 @@ def test_an_engine_or_setting_that_is_none_is_refused(tmp_path: Path) -> None:
         read_all(tmp_path)
 
 
+def test_a_mistyped_set_is_told_before_the_first_is_made(tmp_path: Path) -> None:
+    with pytest.raises(InvalidParams, match="data 'clusterd:9x3' is not acceptable: write one of"):
+        main(["--data", DATA, "clusterd:9x3", "--engines", "flat", "--out", str(tmp_path / "out")])
+    assert not list(tmp_path.iterdir())
+
+
 def test_ragged_answers_are_padded() -> None:
     assert padded([[1, 2, 3], [], [9]], 2).tolist() == [[1, 2], [-1, -1], [9, -1]]
 
