@@ -14,6 +14,7 @@ everything, 2 % of the searches delayed by 200 ms, with and without the budget. 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import tempfile
@@ -130,17 +131,16 @@ def measure_faults(store: Path, chosen: argparse.Namespace) -> list[dict[str, An
     """One row per fault, the healthy fleet first."""
     manifest = Store(store).manifest("pin", Store(store).current("pin"))
     partial = 1 - manifest.shards[BAD].rows / manifest.rows
-    leaves = [LeafProcess(store, [number]) for number in range(LEAVES)]
     print(
         f"{LEAVES} leaves, {chosen.rate:g} calls/s, deadline {chosen.deadline_ms:g} ms, coverage from 0.8", flush=True
     )
     print("fault      calls  succeed %  exact %  partial  p50 ms  p99 ms  max ms  ejected s  back s", flush=True)
     rows: list[dict[str, Any]] = []
-    try:
-        for leaf in leaves:
-            leaf.wait()
+    with contextlib.ExitStack() as stack:
+        leaves = _leaves(stack, store, [[number] for number in range(LEAVES)])
         bad = leaves[BAD]
         broker = BrokerProcess(_front(leaves, 0.05))
+        stack.callback(broker.stop)
         slow_s = 0.05
 
         def slow() -> None:
@@ -163,11 +163,18 @@ def measure_faults(store: Path, chosen: argparse.Namespace) -> list[dict[str, An
                 f"{_told(row['back_s'])[3:]}  {row['errors'] or ''}",
                 flush=True,
             )
-        broker.stop()
-    finally:
-        for leaf in leaves:
-            leaf.kill()
     return rows
+
+
+def _leaves(stack: contextlib.ExitStack, store: Path, shards: Sequence[list[int]]) -> list[LeafProcess]:
+    """A leaf for each list of shards, serving; they end with the stack."""
+    leaves = []
+    for each in shards:
+        leaves.append(LeafProcess(store, each))
+        stack.callback(leaves[-1].kill)
+    for leaf in leaves:
+        leaf.wait()
+    return leaves
 
 
 def _one_fault(
@@ -232,43 +239,41 @@ class Hedged:
 
 def measure_hedging(store: Path, chosen: argparse.Namespace) -> dict[str, Any]:
     """The same load without and with the budget."""
-    leaves, runs = [LeafProcess(store, list(range(LEAVES))) for _ in range(2)], list[Hedged]()
+    runs = list[Hedged]()
     print("\nhedging, 2 replicas, 2 % of searches delayed by 200 ms", flush=True)
     print("budget   calls  extra %  p50 ms  p95 ms  p99 ms", flush=True)
-    try:
+    with contextlib.ExitStack() as stack:
+        leaves = _leaves(stack, store, [list(range(LEAVES))] * 2)
         for leaf in leaves:
-            leaf.wait()
             leaf.trouble(delay_s=DELAY_S, share=DELAYED)
         for budget in (0.0, 0.05):
-            broker = BrokerProcess(_front(leaves, budget))
-            for seconds in (3.0, chosen.hedge_seconds):  # the first is a warm-up, of the percentile too
-                before = broker.calls()
-                load = Load(broker.port, chosen.rate, 5.0, 1.0)
-                load.start()
-                time.sleep(seconds)
-                calls = load.stop()
-            first, extra = (after - was for after, was in zip(broker.calls(), before, strict=True))
-            p50, p95, p99 = np.quantile([call.ms for call in calls], [0.5, 0.95, 0.99]).tolist()
-            runs.append(
-                Hedged(
-                    budget=budget,
-                    calls=len(calls),
-                    extra_share=round(extra / first, 4),
-                    p50_ms=round(p50, 2),
-                    p95_ms=round(p95, 2),
-                    p99_ms=round(p99, 2),
-                )
-            )
-            print(
-                f"{budget:6.2f} {len(calls):7} {100 * extra / first:8.2f} {p50:7.1f} {p95:7.1f} {p99:7.1f}", flush=True
-            )
-            broker.stop()
-    finally:
-        for leaf in leaves:
-            leaf.kill()
+            with contextlib.ExitStack() as life:
+                broker = BrokerProcess(_front(leaves, budget))
+                life.callback(broker.stop)
+                runs.append(_hedged(broker, budget, chosen))
     down = round(1 - runs[1].p99_ms / runs[0].p99_ms, 3)
     print(f"p99 down by {100 * down:.1f} %", flush=True)
     return {"runs": [asdict(run) for run in runs], "p99_down": down}
+
+
+def _hedged(broker: BrokerProcess, budget: float, chosen: argparse.Namespace) -> Hedged:
+    for seconds in (3.0, chosen.hedge_seconds):  # the first is a warm-up, of the percentile too
+        before = broker.calls()
+        load = Load(broker.port, chosen.rate, 5.0, 1.0)
+        load.start()
+        time.sleep(seconds)
+        calls = load.stop()
+    first, extra = (after - was for after, was in zip(broker.calls(), before, strict=True))
+    p50, p95, p99 = np.quantile([call.ms for call in calls], [0.5, 0.95, 0.99]).tolist()
+    print(f"{budget:6.2f} {len(calls):7} {100 * extra / first:8.2f} {p50:7.1f} {p95:7.1f} {p99:7.1f}", flush=True)
+    return Hedged(
+        budget=budget,
+        calls=len(calls),
+        extra_share=round(extra / first, 4),
+        p50_ms=round(p50, 2),
+        p95_ms=round(p95, 2),
+        p99_ms=round(p99, 2),
+    )
 
 
 def _front(leaves: Sequence[LeafProcess], budget: float) -> ServingSettings:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import multiprocessing
 import re
 from pathlib import Path
 
@@ -75,6 +76,22 @@ def test_a_small_measurement_ends_with_its_figures(capsys: pytest.CaptureFixture
     assert figures["rows"] == 2000
     assert figures["ratio"] > 0
     assert figures["sample_recall"] > 0.9
+
+
+def test_a_fleet_ends_with_a_measurement_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = importlib.import_module("bench.fleet")
+    seen: list[int] = []
+
+    def fails(*_: object) -> None:
+        seen.append(len(multiprocessing.active_children()))
+        raise RuntimeError("no answer")
+
+    monkeypatch.setattr(fleet, "_one_fault", fails)
+    before = len(multiprocessing.active_children())
+    with pytest.raises(RuntimeError, match="no answer"):
+        fleet.main(["--rows", "1000", "--only", "faults"])
+    assert seen == [before + fleet.LEAVES + 1]
+    assert len(multiprocessing.active_children()) == before
 
 
 def test_generated_data_is_seeded_unit_and_held_out() -> None:
